@@ -1,0 +1,217 @@
+"""Saving and loading a pipeline as a folder that verifies itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from sltcore.bundle import card, provenance, weights
+from sltcore.errors import BundleError
+from sltcore.interfaces import Part
+from sltcore.registry import Registry, default_registry
+from sltcore.spec.load import fill, load_spec
+from sltcore.spec.overrides import parse_path
+from sltcore.spec.problems import path_text
+from sltcore.spec.slots import Block
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sltcore.pipeline import Pipeline
+
+SPEC = "spec.yaml"
+
+
+def save_bundle(pipeline: Pipeline, folder: str | Path, *, force: bool = False) -> Path:
+    """Write `pipeline` to `folder`: the filled spec, the weights, files of its components, provenance and a model card.
+
+    Written beside the target and renamed, so a crash leaves the old bundle or none. **Raises** `BundleError` when the
+    folder exists (and `force` is false), or cannot be written.
+    """
+    target = Path(folder)
+    if target.exists() and not force:
+        raise BundleError(f"{target} exists already; choose another folder, or replace it with --force")
+    if target.exists() and not (target / provenance.NAME).exists():
+        raise BundleError(f"{target} exists and is no bundle, so --force will not replace it; choose another folder")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise BundleError(f"{target} cannot be written: {error.strerror}") from None
+    try:
+        _write(pipeline, work)
+        _replace(work, target)
+    except OSError as error:
+        raise BundleError(f"{target} cannot be written: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return target
+
+
+def _replace(work: Path, target: Path) -> None:
+    if not target.exists():
+        os.rename(work, target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+    os.rename(target, old / "bundle")
+    try:
+        os.rename(work, target)
+    except OSError:
+        os.rename(old / "bundle", target)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _write(pipeline: Pipeline, work: Path) -> None:
+    import torch
+
+    work.chmod(0o755)
+    filled = fill(pipeline.spec.model, portable=True)
+    (work / SPEC).write_text(yaml.safe_dump(filled, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    tensors: dict[str, Tensor] = {f"model.{name}": tensor for name, tensor in pipeline.model.state_dict().items()}
+    for index, transform in enumerate(pipeline.transforms):
+        tensors.update({f"transforms.{index}.{name}": tensor for name, tensor in transform.state().items()})
+    aliases = weights.save_weights(work / weights.NAME, tensors)
+    for path, part in pipeline.scope.objects.items():
+        if isinstance(part, Part):
+            for name, content in part.save_files().items():
+                place = work / "files" / path / name
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(content)
+    data = {
+        "aliases": aliases,
+        "components": _components(pipeline),
+        "distributions": _distributions(pipeline),
+        "overrides": list(pipeline.spec.overrides),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "seed": pipeline.spec.model.seed,
+    }
+    parameters = sum(parameter.numel() for parameter in pipeline.model.parameters())
+    (work / card.NAME).write_text(card.model_card(filled, data, parameters), encoding="utf-8")
+    pipeline.registry.manager.hook.slt_bundle_saving(pipeline=pipeline, folder=work)
+    provenance.write(work, data)
+
+
+def blocks_of(config: Any, prefix: tuple[str | int, ...] = ()) -> dict[str, Block]:
+    """Every block of a spec or config by path."""
+    found: dict[str, Block] = {}
+    for name in type(config).model_fields:
+        value = getattr(config, name)
+        for index, item in enumerate(value) if isinstance(value, list | tuple) else [(None, value)]:
+            if isinstance(item, Block):
+                path = (*prefix, name) if index is None else (*prefix, name, index)
+                found[path_text(path)] = item
+                found.update(blocks_of(item.config, path))
+    return found
+
+
+def _components(pipeline: Pipeline) -> dict[str, Any]:
+    return {
+        path: {
+            "kind": block.kind,
+            "name": block.entry.component.name,
+            "version": block.entry.component.version,
+            "source": block.entry.component.source,
+            "distribution": block.entry.distribution,
+            "distribution_version": block.entry.version,
+        }
+        for path, block in blocks_of(pipeline.spec.model).items()
+    }
+
+
+def _distributions(pipeline: Pipeline) -> dict[str, Any]:
+    names = {"sltcore-lib", "torch", "safetensors"} | {
+        block.entry.distribution for block in blocks_of(pipeline.spec.model).values()
+    }
+    found = {}
+    for name in sorted(names):
+        try:
+            distribution = metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            continue
+        direct = distribution.read_text("direct_url.json")
+        editable = bool(direct and json.loads(direct).get("dir_info", {}).get("editable"))
+        found[name] = {"version": distribution.version, "editable": editable}
+    return found
+
+
+def load_bundle(folder: str | Path, *, overrides: Sequence[str] = (), registry: Registry | None = None) -> Pipeline:
+    """The pipeline of a bundle, verified file by file; `overrides` swap parts of it without retraining.
+
+    **Raises** `BundleError` for a damaged bundle or for overrides that need weights it does not hold.
+    """
+    from sltcore.pipeline.build import build_spec
+    from sltcore.pipeline.pipeline import Pipeline
+
+    folder = Path(folder)
+    registry = registry if registry is not None else default_registry()
+    facts = provenance.read(folder)
+    data = _migrated_components(folder, facts["components"], registry)
+    spec = load_spec(data, overrides=overrides, registry=registry, folder=folder.resolve())
+    pipeline = Pipeline(build_spec(spec, registry, folder), spec._replace(name=str(folder)), registry)
+    stored = weights.read_weights(folder / weights.NAME)
+    stored.update({alias: stored[name] for alias, name in facts["aliases"].items()})
+    for index, transform in enumerate(pipeline.transforms):
+        prefix = f"transforms.{index}."
+        transform.restore(
+            pipeline.model, {name.removeprefix(prefix): t for name, t in stored.items() if name.startswith(prefix)}
+        )
+    replaced = [path_text(parse_path(setting.partition("=")[0])) for setting in overrides]
+    model = {name.removeprefix("model."): tensor for name, tensor in stored.items() if name.startswith("model.")}
+    weights.fill_model(pipeline.model, model, bundle=folder, replaced=replaced)
+    return pipeline
+
+
+def _migrated_components(folder: Path, components: Mapping[str, Any], registry: Registry) -> dict[str, Any]:
+    """The saved spec with the fields of older component versions brought up to date."""
+    data: dict[str, Any] = yaml.safe_load((folder / SPEC).read_text(encoding="utf-8"))
+    for path, info in components.items():
+        entry = registry.find(info["kind"], _addressed(registry, info))
+        newest = entry.component.version
+        if info["version"] > newest:
+            raise BundleError(
+                f"bundle {folder}: {path} was saved by {info['kind']} '{info['name']}' version {info['version']}, installed is "
+                f"version {newest}. Next: pip install -U {info['distribution']}"
+            )
+        if info["version"] < newest:
+            block = data
+            for part in parse_path(path):
+                block = block[part]  # type: ignore[index]
+            use = block.pop("use")
+            fields = entry.load_config().migrated(dict(block), info["version"])
+            block.clear()
+            block.update({"use": use, **fields})
+    return data
+
+
+def _addressed(registry: Registry, info: Mapping[str, Any]) -> str:
+    name: str = info["name"]
+    return name if name in registry.names(info["kind"]) else f"{info['distribution']}/{name}"
+
+
+def describe_bundle(folder: str | Path) -> dict[str, Any]:
+    """What `slt show` prints, read without torch: spec, provenance, tensors."""
+    folder = Path(folder)
+    facts = provenance.read(folder)
+    return {
+        "spec": yaml.safe_load((folder / SPEC).read_text(encoding="utf-8")),
+        "provenance": facts,
+        "tensors": {name: {"dtype": t["dtype"], "shape": t["shape"]} for name, t in weights_header(folder).items()},
+        "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+    }
+
+
+def weights_header(folder: Path) -> dict[str, Any]:
+    """Names, types and shapes of a bundle's tensors, without torch."""
+    return weights.read_header(folder / weights.NAME)

@@ -1,0 +1,92 @@
+"""Weights to and from one safetensors file, shared tensors stored once."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sltcore.errors import BundleError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+NAME = "weights.safetensors"
+
+
+def save_weights(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Write `tensors`; returns alias -> first name for those that are one and the same tensor."""
+    from safetensors.torch import save_file
+
+    first: dict[tuple[Any, ...], str] = {}
+    aliases: dict[str, str] = {}
+    kept: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        key = (
+            tensor.untyped_storage().data_ptr(),
+            tensor.storage_offset(),
+            tuple(tensor.shape),
+            tensor.stride(),
+            tensor.dtype,
+        )
+        if tensor.numel() and key in first:
+            aliases[name] = first[key]
+            continue
+        first[key] = name
+        kept[name] = tensor.detach().cpu().clone().contiguous()
+    save_file(kept, path, metadata={"format": "pt"})
+    return aliases
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """All stored tensors; **Raises** `BundleError` when the file is damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise BundleError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """Names, types and shapes of the tensors, without torch; **Raises** `BundleError` when the header is damaged."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > 100_000_000:
+                raise ValueError("header too long")
+            header = json.loads(file.read(length))
+    except (OSError, ValueError, struct.error) as error:
+        raise BundleError(f"{path}: the header cannot be read: {error}") from None
+    header.pop("__metadata__", None)
+    return dict(header)
+
+
+def fill_model(model: nn.Module, tensors: Mapping[str, Tensor], *, bundle: Path, replaced: Iterable[str] = ()) -> None:
+    """Copy `tensors` into `model`. Below the spec paths in `replaced` a stored tensor may go unused.
+
+    **Raises** `BundleError` when the model needs a tensor that the bundle lacks, has another shape, or leaves one unused
+    elsewhere.
+    """
+    paths = [path + "." for path in replaced]
+    wanted = model.state_dict()
+    missing = [name for name in wanted if name not in tensors]
+    if missing:
+        hint = "; the overrides ask for weights that were never saved" if paths else ""
+        raise BundleError(
+            f"bundle {bundle}: {NAME} holds no {missing[0]}{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}, which the model needs{hint}"
+        )
+    unused = [name for name in tensors if name not in wanted and not any(name.startswith(path) for path in paths)]
+    if unused:
+        raise BundleError(
+            f"bundle {bundle}: {NAME} holds {unused[0]}{f' and {len(unused) - 1} more' if len(unused) > 1 else ''}, for which this model has no place; the installed plugin may be another version, see `slt show {bundle}`"
+        )
+    for name, tensor in wanted.items():
+        if tuple(tensors[name].shape) != tuple(tensor.shape):
+            raise BundleError(
+                f"bundle {bundle}: {name} has shape {tuple(tensors[name].shape)}, but the model expects {tuple(tensor.shape)}; did an override change a size?"
+            )
+    model.load_state_dict({name: tensors[name] for name in wanted}, strict=True)

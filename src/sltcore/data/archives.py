@@ -1,0 +1,61 @@
+"""Unpacking .deb files: an `ar` archive with a `data.tar` in it (deb(5)); no dpkg and no root needed."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+
+from sltcore.errors import DataError
+
+_MAGIC = b"!<arch>\n"
+
+
+def unpack_deb(deb: Path, folder: Path) -> None:
+    """Write a package's files below `folder`; links that lead out of it are left out.
+
+    Raises DataError where the file is no .deb, is cut, or is packed in a way that nothing here unpacks.
+    """
+    name, data = _member(deb, "data.tar")
+    if name.endswith(".zst"):  # Ubuntu's packages; tarfile reads zstd only from Python 3.14 on
+        data = _zstd(data, deb)
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:*") as archive:
+            for member in archive:
+                try:
+                    archive.extract(member, folder, filter="data")
+                except tarfile.FilterError:
+                    continue  # an absolute link, such as to another package's fonts
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise DataError(f"{deb} cannot be unpacked: {error}; download it again") from error
+
+
+def _member(deb: Path, start: str) -> tuple[str, bytes]:
+    data = deb.read_bytes()
+    if not data.startswith(_MAGIC):
+        raise DataError(f"{deb} is no Debian package; download it again")
+    place = len(_MAGIC)
+    while place + 60 <= len(data):
+        header = data[place : place + 60]
+        name = header[:16].decode("ascii", "replace").rstrip("/ ")
+        size = int(header[48:58]) if header[48:58].strip().isdigit() else -1
+        if size < 0 or place + 60 + size > len(data):
+            break
+        if name.startswith(start):
+            return name, data[place + 60 : place + 60 + size]
+        place += 60 + size + size % 2
+    raise DataError(f"{deb} was cut or holds no {start}; download it again")
+
+
+def _zstd(data: bytes, deb: Path) -> bytes:
+    commands = (["dpkg-deb", "--fsys-tarfile", str(deb)], ["zstd", "-dcq"])
+    for command in commands:
+        if shutil.which(command[0]):
+            done = subprocess.run(command, input=data, capture_output=True, check=False)
+            if not done.returncode:
+                return done.stdout
+    raise DataError(
+        f"{deb} is packed with zstd, which needs dpkg-deb or zstd here; install zstd and run the same again"
+    )

@@ -1,0 +1,1 @@
+"""Experiments: what is measured, and how sure one may be of it."""

@@ -1,0 +1,10 @@
+"""Pipelines: built from a spec, called on recordings, batched and streamed."""
+
+from __future__ import annotations
+
+from sltcore.pipeline.build import build_component, check_ports
+from sltcore.pipeline.inputs import Item, Output
+from sltcore.pipeline.pipeline import Pipeline, Prepared, load
+from sltcore.pipeline.streaming import PipelineSession
+
+__all__ = ["Item", "Output", "Pipeline", "PipelineSession", "Prepared", "build_component", "check_ports", "load"]

@@ -1,0 +1,33 @@
+"""Components of plugins that the project publishes, so that a missing one is answered with its pip command."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+KNOWN_COMPONENTS: Mapping[str, tuple[str, ...]] = {
+    "sltcore-speech": (
+        "encoder/log-mel",
+        "encoder/conformer",
+        "encoder/lstm",
+        "encoder/hama-conformer",
+        "encoder/hf-speech",
+        "decoder/ctc-greedy",
+        "decoder/classifier",
+        "vocoder/griffin-lim",
+        "vocoder/world",
+        "metric/wer",
+        "metric/cer",
+        "metric/per",
+        "metric/keyword-f1",
+        "metric/mel-cepstral-distortion",
+    ),
+    "sltcore-ctc-personalization": ("decoder/ctc-beam",),
+}
+
+
+def distribution_of(kind: str, name: str) -> str | None:
+    """The published distribution that brings a component, or None."""
+    for distribution, components in KNOWN_COMPONENTS.items():
+        if f"{kind}/{name}" in components:
+            return distribution
+    return None

@@ -1,0 +1,1 @@
+"""One class per kind whose tests are the promises of its interface."""
