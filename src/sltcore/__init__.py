@@ -12,7 +12,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "load": "sltcore.pipeline",
+    "load": "sltcore.bundle",
     "Pipeline": "sltcore.pipeline",
     "Component": "sltcore.plugin",
     "hookimpl": "sltcore.plugin",

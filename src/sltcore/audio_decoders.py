@@ -107,7 +107,8 @@ def _sndfile(file: BinaryIO, name: str) -> Decoder:
         sound.close()
         file.close()
 
-    return Decoder(sound.samplerate, sound.channels, frames, 0, blocks(), close)
+    slack = sound.samplerate // 4 if sound.format == "MP3" else 0  # its length is an estimate where no tag gives it
+    return Decoder(sound.samplerate, sound.channels, frames, slack, blocks(), close)
 
 
 def _ffmpeg(file: BinaryIO, name: str, raw: str | None, container: str | None) -> Decoder:

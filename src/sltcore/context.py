@@ -71,7 +71,7 @@ def per_utterance(context: Mapping[str, Any], key: ContextKey, batch: int) -> li
     Components call this instead of reading the context directly, so that both forms work everywhere.
     """
     value = context.get(key.name)
-    if is_per_utterance(value, key):
+    if value is not None and is_per_utterance(value, key):
         if len(value) != batch:
             raise ContextError(
                 f"context '{key.name}' holds {len(value)} values for {batch} inputs; give one for each input, or one for all"

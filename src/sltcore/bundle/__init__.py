@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 _PUBLIC = {
-    "save": "save_bundle",
-    "load_bundle": "load_bundle",
-    "save_bundle": "save_bundle",
-    "describe_bundle": "describe_bundle",
+    "describe_bundle": "sltcore.bundle.bundle:describe_bundle",
+    "load": "sltcore.bundle.open:load",
+    "load_bundle": "sltcore.bundle.bundle:load_bundle",
+    "save": "sltcore.bundle.bundle:save_bundle",
+    "save_bundle": "sltcore.bundle.bundle:save_bundle",
 }
 
 
@@ -18,4 +19,5 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'sltcore.bundle' has no attribute '{name}'")
     from importlib import import_module
 
-    return getattr(import_module("sltcore.bundle.bundle"), _PUBLIC[name])
+    module, _, attribute = _PUBLIC[name].partition(":")
+    return getattr(import_module(module), attribute)

@@ -17,7 +17,7 @@ from sltcore.cli.console import Console, set_up
 from sltcore.errors import SltError, did_you_mean
 
 EXIT_PARTLY, EXIT_WRONG, EXIT_UNFORESEEN, EXIT_INTERRUPTED = 1, 2, 3, 130
-USAGE_ERROR = typer.BadParameter.__bases__[0]  # click's UsageError, wherever this typer keeps its click
+USAGE_ERROR: Any = typer.BadParameter.__bases__[0]  # click's UsageError, wherever this typer keeps its click
 
 
 class Lazy(NamedTuple):
@@ -90,7 +90,9 @@ def _plugin_commands() -> dict[str, Lazy]:
 def options(
     verbose: int = typer.Option(0, "--verbose", "-v", count=True, help="say more; -vv says everything"),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="say only results and errors"),
-    log_format: str = typer.Option("text", "--log-format", metavar="FORMAT", help="text, or json: one JSON object a line on standard error"),
+    log_format: str = typer.Option(
+        "text", "--log-format", metavar="FORMAT", help="text, or json: one JSON object a line on standard error"
+    ),
     debug: bool = typer.Option(False, "--debug", help="show tracebacks"),
 ) -> None:
     """Global options, before the command."""
@@ -125,7 +127,9 @@ def run(arguments: list[str] | None = None) -> None:
     except Exception as error:
         if console.debug:
             raise
-        console.error(f"unforeseen {type(error).__name__}: {' '.join(str(error).split())}; run `slt --debug …` for the traceback and report it")
+        console.error(
+            f"unforeseen {type(error).__name__}: {' '.join(str(error).split())}; run `slt --debug …` for the traceback and report it"
+        )
         sys.exit(EXIT_UNFORESEEN)
 
 

@@ -20,8 +20,7 @@ def pack(
     force: Annotated[bool, typer.Option("--force", help="replace a bundle that stands there")] = False,
 ) -> None:
     """Build a pipeline and save it with its weights, files, provenance and model card."""
-    from sltcore.bundle import save_bundle
-    from sltcore.pipeline import load
+    from sltcore.bundle import load, save_bundle
 
     written = save_bundle(load(spec, overrides=settings or ()), folder, force=force)
     size = sum(path.stat().st_size for path in written.rglob("*") if path.is_file())
@@ -42,11 +41,18 @@ def show(
         return
     console.result(yaml.safe_dump(facts["spec"], sort_keys=False, allow_unicode=True))
     rows = [
-        [path, f"{info['kind']}/{info['name']} v{info['version']}", f"{info['distribution']} {info['distribution_version']}"]
+        [
+            path,
+            f"{info['kind']}/{info['name']} v{info['version']}",
+            f"{info['distribution']} {info['distribution_version']}",
+        ]
         for path, info in facts["provenance"]["components"].items()
     ]
     console.result(table(["place", "component", "distribution"], rows) + "\n")
-    tensors = [[name, tensor["dtype"], "x".join(map(str, tensor["shape"])) or "scalar"] for name, tensor in facts["tensors"].items()]
+    tensors = [
+        [name, tensor["dtype"], "x".join(map(str, tensor["shape"])) or "scalar"]
+        for name, tensor in facts["tensors"].items()
+    ]
     console.result(table(["tensor", "type", "shape"], tensors) + "\n")
     console.result(f"{facts['bytes'] / 1e6:.1f} MB; every file matches its sha256")
 

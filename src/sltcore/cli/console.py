@@ -16,7 +16,12 @@ FORMATS = ("text", "json")
 class _JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         return json.dumps(
-            {"time": round(record.created, 3), "level": record.levelname.lower(), "logger": record.name, "message": record.getMessage()},
+            {
+                "time": round(record.created, 3),
+                "level": record.levelname.lower(),
+                "logger": record.name,
+                "message": record.getMessage(),
+            },
             ensure_ascii=False,
         )
 

@@ -20,7 +20,9 @@ from sltcore.registry import Entry, Registry
 
 def explain(
     what: Annotated[str, typer.Argument(metavar="KIND/NAME|SPEC", help="a component, or a spec file")],
-    path: Annotated[str | None, typer.Argument(metavar="PATH", help="one place of the spec, such as decoder.beam")] = None,
+    path: Annotated[
+        str | None, typer.Argument(metavar="PATH", help="one place of the spec, such as decoder.beam")
+    ] = None,
 ) -> None:
     """Tell what a component is (distribution, version, file and line, docstring, config table, example), or what one
     place of a spec holds."""
@@ -33,7 +35,9 @@ def explain(
     else:
         registry = isolated_registry()
         choices = [f"{e.component.kind}/{e.component.name}" for e in registry.entries]
-        raise SltError(f"'{what}' is neither KIND/NAME nor a spec with a PATH; components: {', '.join(choices) or 'none'}.{did_you_mean(what, choices)}")
+        raise SltError(
+            f"'{what}' is neither KIND/NAME nor a spec with a PATH; components: {', '.join(choices) or 'none'}.{did_you_mean(what, choices)}"
+        )
 
 
 class Origin(NamedTuple):
@@ -73,8 +77,16 @@ def describe(entry: Entry, registry: Registry) -> str:
     if documentation:
         lines += ["", documentation]
     config = entry.load_config()
-    lines += ["", table(["field", "type", "default", "meaning"], config_rows(config)) if config.model_fields else "no fields"]
-    lines += ["", "example:", "", yaml.safe_dump(example(component.kind, component.name, config), sort_keys=False, allow_unicode=True).rstrip()]
+    lines += [
+        "",
+        table(["field", "type", "default", "meaning"], config_rows(config)) if config.model_fields else "no fields",
+    ]
+    lines += [
+        "",
+        "example:",
+        "",
+        yaml.safe_dump(example(component.kind, component.name, config), sort_keys=False, allow_unicode=True).rstrip(),
+    ]
     return "\n".join(lines)
 
 
@@ -85,12 +97,19 @@ def implementation_docstring(target: str, origin: Origin) -> str:
         return ""
     tree = ast.parse(Path(origin.file).read_text(encoding="utf-8"))
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module and any((alias.asname or alias.name) == name for alias in node.names):
+        if (
+            isinstance(node, ast.ImportFrom)
+            and node.module
+            and any((alias.asname or alias.name) == name for alias in node.names)
+        ):
             try:
                 return origin_of(f"{node.module}:{name}").docstring
             except (SltError, OSError, SyntaxError):
                 return ""
-    return next((ast.get_docstring(node) or "" for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name), "")
+    return next(
+        (ast.get_docstring(node) or "" for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name),
+        "",
+    )
 
 
 def config_rows(config: Any) -> list[list[str]]:
@@ -171,11 +190,15 @@ def _place(source: str, place: str) -> str:
             node = getattr(owner, str(part))
         else:
             here = path_text(path[:depth]) or "the spec"
-            raise SltError(f"{source}: {here} has no place '{part}'; it has: {', '.join(fields) or 'none'}.{did_you_mean(str(part), fields)}")
+            raise SltError(
+                f"{source}: {here} has no place '{part}'; it has: {', '.join(fields) or 'none'}.{did_you_mean(str(part), fields)}"
+            )
     mark = document.marks.get(path)
     where = f"{file}:{mark.line}:{mark.column}" if mark else f"default, not written in {file}"
     if isinstance(node, Block):
-        return f"{place}: {where}\n\n{yaml.safe_dump(dump_slot(node), sort_keys=False)}\n{describe(node.entry, registry)}"
+        return (
+            f"{place}: {where}\n\n{yaml.safe_dump(dump_slot(node), sort_keys=False)}\n{describe(node.entry, registry)}"
+        )
     field = getattr(type(owner), "model_fields", {}).get(path[-1])
     meaning = field.description if field is not None and field.description else ""
     value = node.model_dump(mode="json") if hasattr(node, "model_dump") else node

@@ -14,7 +14,10 @@ from sltcore.errors import SltError
 from sltcore.plugin import API_VERSION, ENTRY_POINT_GROUP, KINDS
 from sltcore.registry import Row, probe, scan
 
-Folders = Annotated[list[Path] | None, typer.Option("--path", metavar="DIR", help="look only into this folder of installed distributions; may repeat")]
+Folders = Annotated[
+    list[Path] | None,
+    typer.Option("--path", metavar="DIR", help="look only into this folder of installed distributions; may repeat"),
+]
 
 
 def plugins(
@@ -33,7 +36,9 @@ def plugins(
     if not rows:
         Console().result(f"no plugin announces itself in group '{ENTRY_POINT_GROUP}'; try: pip install sltcore-speech")
         return
-    Console().result(table(["plugin", "distribution", "version", "status", "components"], [_cells(row) for row in rows]))
+    Console().result(
+        table(["plugin", "distribution", "version", "status", "components"], [_cells(row) for row in rows])
+    )
     for row in rows:
         if row.problem:
             Console().result(f"{row.plugin}: {row.problem}. Next: {row.remedy}")
@@ -42,7 +47,9 @@ def plugins(
 def _folders(path: list[Path] | None) -> list[str] | None:
     for folder in path or []:
         if not folder.is_dir():
-            raise SltError(f"--path {folder}: there is no such folder; give one that holds installed distributions, such as a site-packages")
+            raise SltError(
+                f"--path {folder}: there is no such folder; give one that holds installed distributions, such as a site-packages"
+            )
     return [str(folder) for folder in path] if path else None
 
 
@@ -59,9 +66,15 @@ def doctor(path: Folders = None) -> None:
     folders = _folders(path)
     problems = [*_reader_differences(folders), *_strangers()]
     rows = probe(folders)
-    problems += [f"{row.plugin} ({row.distribution} {row.version}) is {row.status}: {row.problem}. Next: {row.remedy}" for row in rows if row.problem]
+    problems += [
+        f"{row.plugin} ({row.distribution} {row.version}) is {row.status}: {row.problem}. Next: {row.remedy}"
+        for row in rows
+        if row.problem
+    ]
     console = Console()
-    console.result(f"plugin API {API_VERSION[0]}.{API_VERSION[1]}; {len(rows)} plugins, {sum(len(row.components) for row in rows if row.usable)} components")
+    console.result(
+        f"plugin API {API_VERSION[0]}.{API_VERSION[1]}; {len(rows)} plugins, {sum(len(row.components) for row in rows if row.usable)} components"
+    )
     for problem in problems:
         console.result(f"- {problem}")
     console.result("nothing is wrong" if not problems else f"{len(problems)} to look at")
@@ -76,7 +89,7 @@ def _reader_differences(folders: list[str] | None) -> Iterable[str]:
     import entrypoints
 
     ours = {(found.plugin, found.value.replace(" ", "")): found for found in scan(folders)}
-    theirs = {}
+    theirs: dict[tuple[str, str], list[str]] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for place in folders or _search_path():
@@ -90,7 +103,9 @@ def _reader_differences(folders: list[str] | None) -> Iterable[str]:
                 continue
             for point in group:
                 value = point.module_name + (f":{point.object_name}" if point.object_name else "")
-                theirs.setdefault((point.name, value), []).append(f"{getattr(point.distro, 'name', '?')} {getattr(point.distro, 'version', '?')} in {place}")
+                theirs.setdefault((point.name, value), []).append(
+                    f"{getattr(point.distro, 'name', '?')} {getattr(point.distro, 'version', '?')} in {place}"
+                )
     for key, found in ours.items():
         for place in found.shadowed:
             yield f"{found.plugin}: {found.distribution} is installed twice; {found.location} wins over {place}. Next: uninstall one"

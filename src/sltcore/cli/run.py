@@ -25,19 +25,46 @@ EXIT_PARTLY = 1
 
 def app(
     spec: Annotated[str, typer.Argument(metavar="SPEC", help="a spec file or a bundle folder")],
-    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="recordings, folders, or manifests (csv, tsv, jsonl); texts where the pipeline reads text")],
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="write one JSON line for each input; a second run goes on where the first stopped")] = None,
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT...",
+            help="recordings, folders, or manifests (csv, tsv, jsonl); texts where the pipeline reads text",
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="write one JSON line for each input; a second run goes on where the first stopped",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON lines instead of text")] = False,
     srt: Annotated[bool, typer.Option("--srt", help="subtitles in SubRip form")] = False,
     vtt: Annotated[bool, typer.Option("--vtt", help="subtitles in WebVTT form")] = False,
     ctm: Annotated[bool, typer.Option("--ctm", help="word times in NIST CTM form")] = False,
-    phrases: Annotated[Path | None, typer.Option("--phrases", metavar="FILE", help="phrases to expect, one a line")] = None,
-    reference: Annotated[str | None, typer.Option("--reference", metavar="FILE|CHANNEL", help="the playback signal: a recording, or a channel of each input, counted from 0")] = None,
-    context: Annotated[list[str] | None, typer.Option("--context", metavar="KEY=VALUE", help="further side information, the value as YAML; may repeat")] = None,
+    phrases: Annotated[
+        Path | None, typer.Option("--phrases", metavar="FILE", help="phrases to expect, one a line")
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            "--reference",
+            metavar="FILE|CHANNEL",
+            help="the playback signal: a recording, or a channel of each input, counted from 0",
+        ),
+    ] = None,
+    context: Annotated[
+        list[str] | None,
+        typer.Option("--context", metavar="KEY=VALUE", help="further side information, the value as YAML; may repeat"),
+    ] = None,
     settings: Settings = None,
     device: Annotated[str | None, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps")] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="threads for computing")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, max=4096, help="most inputs in a batch")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", min=1, max=4096, help="most inputs in a batch")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="start FILE of --out anew")] = False,
 ) -> None:
     """Run a pipeline on recordings and print what it says, one line for each input.
@@ -47,14 +74,20 @@ def app(
     """
     formats = [name for name, wanted in (("srt", srt), ("vtt", vtt), ("ctm", ctm)) if wanted]
     if len(formats) + as_json > 1:
-        raise SltError(f"choose one of --json, --srt, --vtt, --ctm; got {', '.join(formats)}{' and json' if as_json else ''}")
+        raise SltError(
+            f"choose one of --json, --srt, --vtt, --ctm; got {', '.join(formats)}{' and json' if as_json else ''}"
+        )
     if threads is not None:
         _set_threads(threads)
-    from sltcore.pipeline import load
+    from sltcore.bundle import load
 
     pipeline = load(spec, overrides=settings or (), device=device)
     given = _context(pipeline, phrases, context or [])
     work = _items(pipeline, inputs)
+    if len(work) > 1 and out is None and formats and formats[0] != "ctm":
+        raise SltError(
+            f"--{formats[0]} with {len(work)} inputs writes one file for each; say where with --out FOLDER/results.jsonl"
+        )
     rows = _Rows(out, _fingerprint(pipeline, given, reference), force=force)
     todo = [item for item in work if item.id not in rows.done]
     if len(todo) < len(work):
@@ -65,7 +98,9 @@ def app(
     failed = 0
     start = time.perf_counter()
     seconds = 0.0
-    outputs = pipeline.run(todo, prepared=prepared, keep_going=True, batch_size=batch_size, count=len(todo), **({} if prepared else given))
+    outputs = pipeline.run(
+        todo, prepared=prepared, keep_going=True, batch_size=batch_size, count=len(todo), **({} if prepared else given)
+    )
     for output in _with_progress(outputs, len(todo)):
         seconds += output.duration_s or 0.0
         if output.error is not None:
@@ -99,7 +134,9 @@ def _context(pipeline: Pipeline, phrases: Path | None, pairs: list[str]) -> dict
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
-            raise ContextError(f"--context {pair}: expected KEY=VALUE, such as language=en; keys: {', '.join(sorted(pipeline.context_keys)) or 'none'}")
+            raise ContextError(
+                f"--context {pair}: expected KEY=VALUE, such as language=en; keys: {', '.join(sorted(pipeline.context_keys)) or 'none'}"
+            )
         given[key] = parse_value(value, f"--context {pair}")
     return given
 
@@ -125,10 +162,7 @@ def _items(pipeline: Pipeline, inputs: list[str]) -> list[Item]:
         return [Item(str(index), text) for index, text in enumerate(inputs)]
     from sltcore.data import iter_inputs
 
-    found = []
-    for entry in iter_inputs(inputs):
-        found.append(Item(entry.id, entry.source, entry.text, entry.channel, entry.extra))
-    return found
+    return [Item(entry.id, entry.source, entry.text, entry.channel, entry.extra) for entry in iter_inputs(inputs)]
 
 
 def _reference(reference: str, item: Item) -> Any:
@@ -172,9 +206,13 @@ class _Rows:
                     row = json.loads(line)
                     mark = row["run"]
                 except (ValueError, KeyError, TypeError):
-                    raise DataError(f"--out {path}: line {number} is no result of slt run; choose another file, or --force to start it anew") from None
+                    raise DataError(
+                        f"--out {path}: line {number} is no result of slt run; choose another file, or --force to start it anew"
+                    ) from None
                 if mark != self.fingerprint:
-                    raise DataError(f"--out {path}: was written with another spec or other side information; choose another file, or --force to start it anew")
+                    raise DataError(
+                        f"--out {path}: was written with another spec or other side information; choose another file, or --force to start it anew"
+                    )
                 self.done[row["id"]] = row
                 whole += len(line)
         os.truncate(path, whole)
@@ -188,7 +226,9 @@ class _Rows:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
         except OSError as error:
-            raise DataError(f"--out {self.path}: cannot be written: {error.strerror}; what was finished is kept") from None
+            raise DataError(
+                f"--out {self.path}: cannot be written: {error.strerror}; what was finished is kept"
+            ) from None
 
 
 def _emit(output: Output, rows: _Rows, form: str, out: Path | None, *, many: bool) -> None:
@@ -218,8 +258,6 @@ def _emit(output: Output, rows: _Rows, form: str, out: Path | None, *, many: boo
             target.write_text(text, encoding="utf-8")
             console.say(f"wrote {target}")
         else:
-            if many and form != "ctm":
-                raise SltError(f"--{form} with several inputs writes one file for each; say where with --out FOLDER/results.jsonl")
             console.result(text)
     else:
         text = row.get("text", row.get("audio", row.get("array", "")))
@@ -232,7 +270,10 @@ def result_row(nbest: Any) -> dict[str, Any]:
     row: dict[str, Any] = {"text": best.text, "score": round(best.score, 4)}
     units = best.extra.get("words")
     if units is not None and len(units) == len(best.times):
-        row["words"] = [{"word": str(word), "start_s": round(a, 3), "end_s": round(b, 3)} for word, (a, b) in zip(units, best.times, strict=True)]
+        row["words"] = [
+            {"word": str(word), "start_s": round(a, 3), "end_s": round(b, 3)}
+            for word, (a, b) in zip(units, best.times, strict=True)
+        ]
     if len(nbest) > 1:
         row["n_best"] = [{"text": other.text, "score": round(other.score, 4)} for other in nbest]
     return row
@@ -267,7 +308,9 @@ def _with_progress(outputs: Iterator[Output], total: int) -> Iterator[Output]:
     from rich.console import Console as RichConsole
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    with Progress(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=RichConsole(stderr=True), transient=True) as bar:
+    with Progress(
+        BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=RichConsole(stderr=True), transient=True
+    ) as bar:
         task = bar.add_task("run", total=total)
         for output in outputs:
             bar.advance(task)
@@ -276,7 +319,9 @@ def _with_progress(outputs: Iterator[Output], total: int) -> Iterator[Output]:
 
 def _measure(pipeline: Pipeline, rows: _Rows, work: list[Item]) -> None:
     """Scores of the metrics in the spec over the inputs whose text is known, with 95 % bootstrap intervals."""
-    known = [(item, rows.done[item.id]) for item in work if item.text is not None and "text" in rows.done.get(item.id, {})]
+    known = [
+        (item, rows.done[item.id]) for item in work if item.text is not None and "text" in rows.done.get(item.id, {})
+    ]
     if not pipeline.metrics or not known:
         return
     import numpy as np
@@ -286,7 +331,13 @@ def _measure(pipeline: Pipeline, rows: _Rows, work: list[Item]) -> None:
 
     for metric in pipeline.metrics:
         metric.reset()
-        metric.update([NBest([Hypothesis(row["text"])]) for _, row in known], [item.text for item, _ in known], ids=[item.id for item, _ in known])
+        metric.update(
+            [NBest([Hypothesis(row["text"])]) for _, row in known],
+            [item.text for item, _ in known],
+            ids=[item.id for item, _ in known],
+        )
         found = interval(metric.per_item(), metric.reduce, clusters=metric.groups, generator=np.random.default_rng(0))
         for name, value in found.items():
-            Console().result(f"{name}: {value.value:.2f} {value.unit} [{value.low:.2f}, {value.high:.2f}] on {len(known)} inputs")
+            Console().result(
+                f"{name}: {value.value:.2f} {value.unit} [{value.low:.2f}, {value.high:.2f}] on {len(known)} inputs"
+            )

@@ -14,7 +14,9 @@ from sltcore.errors import SltError, SpecError
 from sltcore.registry import Registry, probe
 
 SpecPath = Annotated[str, typer.Argument(metavar="SPEC", help="a spec file or a bundle folder")]
-Settings = Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="replace one place of the spec; may repeat")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="replace one place of the spec; may repeat")
+]
 
 
 def spec_file(source: str) -> str:
@@ -79,12 +81,18 @@ def diff(
 
     found = differences(_loaded(first, None).filled(), _loaded(second, None).filled())
     for path, left, right in found:
-        Console().result(f"{path_text(path)}: {json.dumps(left, ensure_ascii=False)} -> {json.dumps(right, ensure_ascii=False)}")
+        Console().result(
+            f"{path_text(path)}: {json.dumps(left, ensure_ascii=False)} -> {json.dumps(right, ensure_ascii=False)}"
+        )
     if found:
         raise typer.Exit(1)
 
 
-def schema(out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="write to a file instead of standard output")] = None) -> None:
+def schema(
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="write to a file instead of standard output")
+    ] = None,
+) -> None:
     """Write the JSON Schema of specs for the plugins installed here, for completion and checking in an editor.
 
     Put `# yaml-language-server: $schema=slt.schema.json` on the first line of a spec.
@@ -106,7 +114,9 @@ def schema(out: Annotated[Path | None, typer.Option("--out", metavar="FILE", hel
 
 def migrate(
     spec: Annotated[Path, typer.Argument(metavar="SPEC", help="a spec file")],
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="write to a file instead of standard output")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="write to a file instead of standard output")
+    ] = None,
 ) -> None:
     """Bring an old spec to the newest version of the grammar; a new one comes back as it is, comments and all."""
     from sltcore.migrate import CURRENT

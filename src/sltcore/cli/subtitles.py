@@ -18,7 +18,9 @@ def words_of(hypothesis: Hypothesis) -> list[Word]:
     """Words with start and end in seconds; **Raises** `SltError` when the decoder gave no times."""
     words = hypothesis.extra.get("words") or hypothesis.text.split()
     if len(words) != len(hypothesis.times):
-        raise SltError(f"the decoder gave {len(hypothesis.times)} times for {len(words)} words; subtitles need a decoder with word times, such as ctc-beam or ctc-greedy")
+        raise SltError(
+            f"the decoder gave {len(hypothesis.times)} times for {len(words)} words; subtitles need a decoder with word times, such as ctc-beam or ctc-greedy"
+        )
     return [(str(word), start, end) for word, (start, end) in zip(words, hypothesis.times, strict=True)]
 
 
@@ -61,14 +63,17 @@ def srt(hypothesis: Hypothesis, name: str) -> str:
 def vtt(hypothesis: Hypothesis, name: str) -> str:
     """WebVTT."""
     blocks = [
-        f"{clock(group[0][1], '.')} --> {clock(group[-1][2], '.')}\n{' '.join(word for word, _, _ in group)}\n" for group in cues(words_of(hypothesis))
+        f"{clock(group[0][1], '.')} --> {clock(group[-1][2], '.')}\n{' '.join(word for word, _, _ in group)}\n"
+        for group in cues(words_of(hypothesis))
     ]
     return "\n".join(["WEBVTT\n", *blocks])
 
 
 def ctm(hypothesis: Hypothesis, name: str) -> str:
     """NIST CTM: recording, channel, start, duration, word."""
-    return "".join(f"{name} 1 {start:.2f} {max(end - start, 0.0):.2f} {word}\n" for word, start, end in words_of(hypothesis))
+    return "".join(
+        f"{name} 1 {start:.2f} {max(end - start, 0.0):.2f} {word}\n" for word, start, end in words_of(hypothesis)
+    )
 
 
 FORMATS: Mapping[str, Callable[[Hypothesis, str], str]] = {"srt": srt, "vtt": vtt, "ctm": ctm}

@@ -11,7 +11,9 @@ import typer
 from sltcore.cli.console import Console
 from sltcore.errors import DataError, SltError
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Train the labels a decoder writes with.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Train the labels a decoder writes with."
+)
 
 
 @app.callback()
@@ -22,7 +24,9 @@ def group() -> None:
 @app.command()
 def train(
     texts: Annotated[list[Path], typer.Argument(metavar="TEXT...", help="text files, one sentence a line")],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="where to write the vocabulary, as JSON")] = Path("vocabulary.json"),
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="where to write the vocabulary, as JSON")] = Path(
+        "vocabulary.json"
+    ),
     kind: Annotated[str, typer.Option("--kind", help="characters, or subwords (byte-pair encoding)")] = "characters",
     size: Annotated[int, typer.Option("--size", min=3, max=100_000, help="most labels, for subwords")] = 500,
 ) -> None:

@@ -3,9 +3,10 @@
 Nothing heavy is imported here; `datasets` is imported by the functions that return its tables.
 """
 
+from sltcore.audio_headers import AUDIO_EXTENSIONS
 from sltcore.data.cache import Progress, cache_folder
 from sltcore.data.corpora import CORPORA, Corpus, DebianPackage, corpus
-from sltcore.data.manifests import AUDIO_EXTENSIONS, MANIFEST_EXTENSIONS, Item, iter_inputs, read_manifest
+from sltcore.data.manifests import MANIFEST_EXTENSIONS, Item, iter_inputs, read_manifest
 from sltcore.data.normalization import normalized
 from sltcore.data.rows import Row
 from sltcore.data.sources import Fetched, fetch

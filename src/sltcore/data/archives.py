@@ -24,12 +24,33 @@ def unpack_deb(deb: Path, folder: Path) -> None:
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:*") as archive:
             for member in archive:
-                try:
-                    archive.extract(member, folder, filter="data")
-                except tarfile.FilterError:
-                    continue  # an absolute link, such as to another package's fonts
+                _extract(archive, member, folder)
     except (tarfile.TarError, EOFError, OSError) as error:
         raise DataError(f"{deb} cannot be unpacked: {error}; download it again") from error
+
+
+def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
+    """Write one member; by hand, because Debian 12's Python 3.11.2 has no `filter` argument (it came with 3.11.4)."""
+    place = _inside(folder, folder / member.name)
+    if place is None:
+        raise tarfile.TarError(f"{member.name} leads out of the package")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if member.isdir():
+        place.mkdir(exist_ok=True)
+    elif member.issym() and _inside(folder, place.parent / member.linkname) is not None:
+        place.symlink_to(member.linkname)
+    elif member.isreg() or member.islnk():
+        content = archive.extractfile(member)
+        if content is not None:
+            with content, place.open("wb") as file:
+                shutil.copyfileobj(content, file)
+
+
+def _inside(folder: Path, path: Path) -> Path | None:
+    """The path with its dots and links resolved, or None where it lies outside `folder`."""
+    resolved = path.parent.resolve() / path.name if path.name not in ("", "..") else path.resolve()
+    root = folder.resolve()
+    return resolved if resolved == root or root in resolved.parents else None
 
 
 def _member(deb: Path, start: str) -> tuple[str, bytes]:

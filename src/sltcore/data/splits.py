@@ -47,7 +47,7 @@ def _usable(row: Row) -> Row:
     if not row.text:
         return replace(row, split="unused", note=row.note or "no words")
     if not SHORTEST_S <= row.seconds <= LONGEST_S:
-        return replace(row, split="unused", note=f"{row.seconds:.2f} s is outside {SHORTEST_S} to {LONGEST_S:.0f} s")
+        return replace(row, split="unused", note=f"outside {SHORTEST_S} to {LONGEST_S:.0f} s")
     return row
 
 

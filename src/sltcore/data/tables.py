@@ -52,6 +52,7 @@ def load(
     entry = corpus(name)
     fetched = fetch(entry.name, progress=progress)
     table = _from_hub(entry) if fetched.source == "hub" else _table(entry, fetched, progress)
+    table = _as_audio(table)
     if split != "all":
         wanted = {"train", "test"} if split is None else {split}
         table = table.select([index for index, part in enumerate(table["split"]) if part in wanted])
@@ -162,10 +163,19 @@ def _build(entry: Corpus, fetched: Fetched) -> Dataset:
 def _filled(found: Sequence[Row], sounds: Sequence[Mapping[str, Any]]) -> Dataset:
     import datasets
 
-    kinds = {key: datasets.Value("string") for key in COLUMNS}
-    features = datasets.Features({**kinds, "audio": datasets.Audio(decode=False), "seconds": datasets.Value("float32")})
+    words: dict[str, Any] = {key: datasets.Value("string") for key in COLUMNS}
+    sound = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
+    features = datasets.Features({**words, "audio": sound, "seconds": datasets.Value("float32")})
     columns = {key: [getattr(row, key) for row in found] for key in COLUMNS if key != "audio"}
     return datasets.Dataset.from_dict({**columns, "audio": list(sounds)}, features=features)
+
+
+def _as_audio(table: Dataset) -> Dataset:
+    """The table with its sounds typed as Audio; only now, because encoding such a column needs torchcodec even where
+    nothing is encoded, and saving one copies every file's bytes into the table."""
+    import datasets
+
+    return table.cast_column("audio", datasets.Audio(decode=False))
 
 
 def _from_hub(entry: Corpus) -> Dataset:

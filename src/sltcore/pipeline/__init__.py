@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sltcore.pipeline.build import build_component, check_ports
 from sltcore.pipeline.inputs import Item, Output
-from sltcore.pipeline.pipeline import Pipeline, Prepared, load
+from sltcore.pipeline.pipeline import Pipeline, Prepared
 from sltcore.pipeline.streaming import PipelineSession
 
-__all__ = ["Item", "Output", "Pipeline", "PipelineSession", "Prepared", "build_component", "check_ports", "load"]
+__all__ = ["Item", "Output", "Pipeline", "PipelineSession", "Prepared", "build_component", "check_ports"]

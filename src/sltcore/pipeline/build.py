@@ -160,10 +160,13 @@ def build_spec(spec: Spec, registry: Registry, folder: Path | None = None) -> Bu
             block = getattr(spec.model, stage)
             if block is None:
                 continue
-            part = (
-                build_block(block, stage, upstream, scope) if isinstance(block, Block) else scope.resolve(block, stage)
-            )
             label = f"{stage} '{block.use}'" if isinstance(block, Block) else stage
+            try:
+                part = build_block(block, stage, upstream, scope) if isinstance(block, Block) else scope.resolve(block, stage)
+            except PortError as error:
+                if upstream is None:
+                    raise
+                raise PortError(f"{error} ({before} produces {upstream.type}, {label} stands after it)") from error
             if upstream is not None:
                 check_ports(before, upstream, label, part.consumes)
             parts[stage] = part

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from sltcore.audio import AudioFacts, Recording, open_audio, probe, read_audio
+from sltcore.audio import AudioFacts, Channel, Recording, open_audio, probe, read_audio
 from sltcore.errors import AudioError, SltError
 
 
@@ -18,7 +18,7 @@ class Item(NamedTuple):
     id: str
     source: Any
     text: str | None = None
-    channel: int | str | None = None
+    channel: Channel = None
     extra: Mapping[str, Any] = {}
 
 
@@ -53,7 +53,7 @@ def items_of(sources: Any) -> Iterator[Item]:
         yield _item(source, index)
 
 
-def _rows(sources: Any) -> Iterable[Any]:
+def _rows(sources: Any) -> Any:
     if hasattr(sources, "features") and hasattr(sources, "cast_column"):
         features = sources.features or {}
         if "audio" in features and hasattr(features["audio"], "decode"):
@@ -86,7 +86,10 @@ def read_item(item: Item, sample_rate_hz: int) -> Recording:
 
 def stream_item(item: Item, sample_rate_hz: int) -> Iterator[np.ndarray]:
     """The samples of an item in blocks, in bounded memory."""
-    with open_audio(item.source, sample_rate_hz, channel=item.channel) as stream:
+    source = item.source
+    if isinstance(source, Recording):
+        source = (source.samples, source.sample_rate_hz)
+    with open_audio(source, sample_rate_hz, channel=item.channel) as stream:
         yield from stream
 
 

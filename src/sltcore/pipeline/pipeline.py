@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,11 +15,11 @@ from sltcore.audio import Recording
 from sltcore.context import check_context, is_per_utterance, merge_keys, select
 from sltcore.errors import ContextError, PortError, SltError
 from sltcore.interfaces import Decoder, Session, Vocoder
-from sltcore.pipeline.build import Built, build_spec
+from sltcore.pipeline.build import Built
 from sltcore.pipeline.inputs import Item, Output, is_single, items_of, length_s, read_item, stream_item
-from sltcore.pipeline.streaming import PipelineSession, can_stream, joined, segments
-from sltcore.registry import Registry, default_registry
-from sltcore.spec.load import Source, Spec, load_spec
+from sltcore.pipeline.streaming import PipelineSession, joined, segments, session_or_none
+from sltcore.registry import Registry
+from sltcore.spec.load import Spec
 from sltcore.types import Encoded, Features, Port, Text, Waveform
 
 LOOK_AHEAD = 8  # batches whose inputs are read before they are sorted by length
@@ -218,8 +217,8 @@ class Pipeline:
                 yield block
 
         with self._stage("long", 1):
-            if can_stream(self):
-                session = self.open(_unwrapped(context, self.context_keys))
+            session = session_or_none(self, _unwrapped(context, self.context_keys))
+            if session is not None:
                 for block in blocks():
                     session.push(block)
                 value = session.finish()
@@ -331,32 +330,6 @@ class Pipeline:
             hook.slt_stage_error(stage=name, error=error)
             raise
         hook.slt_after_stage(stage=name, batch=batch, seconds=time.perf_counter() - start)
-
-
-def load(
-    source: Source,
-    *,
-    overrides: Iterable[str] = (),
-    device: str | None = None,
-    registry: Registry | None = None,
-    download: bool = False,
-) -> Pipeline:
-    """A pipeline from a spec file, a spec as a dict, or a bundle folder.
-
-    `overrides` are `PATH=VALUE` as `--set` takes them. **Raises** `SpecError`, `PluginError`, `PortError`, or
-    `BundleError` for a damaged bundle.
-    """
-    registry = registry if registry is not None else default_registry()
-    if isinstance(source, str | Path) and Path(source).is_dir():
-        from sltcore.bundle import load_bundle
-
-        pipeline = load_bundle(Path(source), overrides=tuple(overrides), registry=registry)
-    else:
-        spec = load_spec(source, overrides=overrides, registry=registry)
-        pipeline = Pipeline(build_spec(spec, registry), spec, registry)
-        for transform in pipeline.transforms:
-            transform.attach(pipeline.model)
-    return pipeline.to(device) if device else pipeline
 
 
 def _call(stage: str, part: Any, current: Any, context: Mapping[str, Any]) -> Any:

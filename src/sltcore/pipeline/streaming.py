@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from sltcore.errors import StreamError
-from sltcore.interfaces import Part, Session, overrides
-from sltcore.types import Hypothesis, NBest
+from sltcore.interfaces import Session
+from sltcore.types import Hypothesis, NBest, Waveform
 
 if TYPE_CHECKING:
     from sltcore.pipeline.pipeline import Pipeline
@@ -39,8 +39,16 @@ class PipelineSession(Session):
         if self.finished:
             raise StreamError("this session is finished; open another")
         with torch.inference_mode(), self.pipeline.using(self.context):
-            encoded = self.encoder.push(chunk, **streams)
+            encoded = self.encoder.push(self._wrapped(chunk), **streams)
             return None if encoded is None else self.decoder.push(encoded)
+
+    def _wrapped(self, chunk: Any) -> Any:
+        """Samples as the first stage wants them; a value that has its type already passes through."""
+        if isinstance(chunk, tuple) or self.pipeline.consumes.type != "Waveform":
+            return chunk
+        samples = torch.as_tensor(chunk, dtype=torch.float32, device=self.pipeline.device).reshape(1, -1)
+        lengths = torch.tensor([samples.shape[1]], dtype=torch.int64, device=samples.device)
+        return Waveform(samples, lengths, self.pipeline.sample_rate_hz)
 
     def finish(self) -> NBest:
         """End the utterance."""
@@ -55,12 +63,14 @@ class PipelineSession(Session):
             return result
 
 
-def can_stream(pipeline: Pipeline) -> bool:
-    """Whether encoder and decoder both have sessions and nothing stands behind them but a reranker."""
-    stages = [pipeline.parts.get(name) for name in ("encoder", "decoder")]
-    return (
-        all(part is not None and overrides(part, "open", Part) for part in stages) and "vocoder" not in pipeline.parts
-    )
+def session_or_none(pipeline: Pipeline, context: Mapping[str, Any]) -> PipelineSession | None:
+    """A session where encoder and decoder both can stream as they are configured, and nothing stands behind them."""
+    if set(pipeline.parts) != {"encoder", "decoder"}:
+        return None
+    try:
+        return PipelineSession(pipeline, context)
+    except StreamError:
+        return None
 
 
 def segments(

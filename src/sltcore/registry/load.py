@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from types import ModuleType
+from typing import TypeVar
 
 import pluggy
 
@@ -16,6 +17,8 @@ from sltcore.errors import did_you_mean, nearest
 from sltcore.plugin import API_VERSION, Command, Component, Hooks
 from sltcore.registry.rows import Row
 from sltcore.registry.scan import Found
+
+T = TypeVar("T")
 
 SLOW_S = 0.5
 HEAVY = ("torch", "numpy", "datasets", "transformers", "numba", "scipy", "pandas", "pydantic")
@@ -201,8 +204,8 @@ def _hook_problem(row: Row, module: ModuleType, manager: pluggy.PluginManager) -
     return None
 
 
-def _answer(manager: pluggy.PluginManager, module: ModuleType, hook: str, kind: type) -> list[object]:
-    answers: list[object] = []
+def _answer(manager: pluggy.PluginManager, module: ModuleType, hook: str, kind: type[T]) -> list[T]:
+    answers: list[T] = []
     for implementation in getattr(manager.hook, hook).get_hookimpls():
         if implementation.plugin is module:
             answers.extend(implementation.function())

@@ -139,7 +139,7 @@ class Slot:
     def _block(self, name: str, fields: dict[str, Any], context: Mapping[str, Any] | None) -> Block:
         try:
             entry = _registry(context).find(self.kinds, name)
-            model = entry.load_config()
+            model = config_class(entry)
         except PluginError as error:
             raise _problem("use", str(error), None) from None
         try:
@@ -147,6 +147,17 @@ class Slot:
         except ValidationError as error:
             raise PydanticCustomError("slot", "slot", {"nested": error, "model": model, "entry": entry}) from None
         return Block(entry.component.kind, name, config, entry)
+
+
+def config_class(entry: Entry) -> type[Config]:
+    """The config class of a component; **Raises** `PluginError` when it is none of ours or cannot be imported."""
+    found = entry.load_config()
+    if not (isinstance(found, type) and issubclass(found, Config)):
+        raise PluginError(
+            f"{entry.label} of {entry.distribution} {entry.version}: config {entry.component.config} is no subclass of "
+            f"sltcore.spec.Config; let it inherit from it"
+        )
+    return found
 
 
 def _problem(inner: str, message: str, value: Any) -> PydanticCustomError:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from sltcore.registry import Row
     from sltcore.testing.case import Case
 
 CONFORMANCE = "sltcore.testing.conformance"
+KIT = "sltcore.testing.promises."
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -27,11 +29,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_collection(session: pytest.Session) -> None:
+    """Say once, before anything is collected, what is missing: the name of a plugin, or the plugin."""
+    named = tuple(session.config.getoption("slt_plugins"))
+    if named:
+        rows_of(named)
+    elif any(CONFORMANCE in arg.replace("/", ".") for arg in session.config.args):
+        raise pytest.UsageError(f"which plugin? Give --slt-plugin NAME; installed: {installed()}")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_pycollect_makeitem(collector: Any, name: str, obj: object) -> list[Any] | None:
     """Collect no tests of a kind that none of the named plugins brings, rather than skip each."""
     if not getattr(obj, "is_promises", False) or not isinstance(obj, type):
         return None
+    if obj.__module__.startswith(KIT):
+        return []
     return None if cases(obj, collector.config) else []
 
 
@@ -71,27 +84,44 @@ def found_cases(promises: Any, plugins: tuple[str, ...]) -> list[Case]:
 
     registry = default_registry()
     if not plugins:
-        if promises.__module__.startswith(CONFORMANCE) or not promises.component:
-            installed = ", ".join(sorted({row.plugin for row in registry.rows})) or "none"
-            raise pytest.UsageError(f"{promises.__name__}: which plugin? Give --slt-plugin NAME; installed: {installed}")
+        if not promises.component:
+            raise pytest.UsageError(
+                f"{promises.__name__}: which component? State plugin and component in the class, or give --slt-plugin NAME"
+            )
         return [Case.of(promises.kind, promises.component, registry=registry)]
-    found: list[Case] = []
-    for plugin in plugins:
-        rows = [row for row in registry.rows if plugin in (row.plugin, row.distribution)]
-        if not rows:
-            installed = ", ".join(sorted({row.plugin for row in registry.rows})) or "none"
-            raise pytest.UsageError(f"no plugin is named '{plugin}'; installed: {installed}")
-        for row in rows:
-            if not row.usable:
-                raise pytest.UsageError(f"plugin '{plugin}' is {row.status}: {row.problem}. Next: {row.remedy}")
-            found += [
-                Case.of(component.kind, f"{row.distribution}/{component.name}", registry=registry)
-                for component in row.components
-                if promises.kind in ("", component.kind) and promises.component in (None, component.name)
-            ]
+    rows = rows_of(plugins)
+    found = [
+        Case.of(component.kind, f"{row.distribution}/{component.name}", registry=registry)
+        for row in rows
+        for component in row.components
+        if promises.kind in ("", component.kind) and promises.component in (None, component.name)
+    ]
     if promises.component and not found:
         names = ", ".join(sorted(f"{c.kind} '{c.name}'" for row in rows for c in row.components))
         raise pytest.UsageError(
             f"{promises.__name__}: {' and '.join(plugins)} bring no {promises.kind} '{promises.component}'; they bring: {names}"
         )
     return found
+
+
+def rows_of(plugins: tuple[str, ...]) -> list[Row]:
+    """The rows of plugins. **Raises** `pytest.UsageError` for one that is not installed or does not load."""
+    from sltcore.registry import default_registry
+
+    found: list[Row] = []
+    for plugin in plugins:
+        rows = [row for row in default_registry().rows if plugin in (row.plugin, row.distribution)]
+        if not rows:
+            raise pytest.UsageError(f"no plugin is named '{plugin}'; installed: {installed()}")
+        for row in rows:
+            if not row.usable:
+                raise pytest.UsageError(f"plugin '{plugin}' is {row.status}: {row.problem}. Next: {row.remedy}")
+        found += rows
+    return found
+
+
+def installed() -> str:
+    """Names of all plugins, for a message."""
+    from sltcore.registry import default_registry
+
+    return ", ".join(sorted({row.plugin for row in default_registry().rows})) or "none"

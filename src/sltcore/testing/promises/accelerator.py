@@ -35,6 +35,7 @@ class AcceleratorPromises(TransformPromises):
 
     @promise("count positions x inputs x outputs for a linear layer, positions being everything but the last axis")
     def test_cost(self, case: Case) -> str | None:
+        wear(case)
         model, example = line()
         transform = case.fresh()
         with seeded(0):

@@ -137,8 +137,8 @@ class TransformPromises(Promises):
             if found:
                 return f"{worn.what} gives other outputs after detach: {found}"
             before, after = worn.base.state_dict(), worn.model.state_dict()
-            if list(before) != list(after):
-                return f"{worn.what} has other parameters or buffers: {listed(sorted(set(before) ^ set(after)) or list(after))}"
+            if set(before) != set(after):
+                return f"{worn.what} has other parameters or buffers: {listed(sorted(set(before) ^ set(after)))}"
             changed = [name for name in before if difference(before[name], after[name])]
             if changed:
                 return f"{worn.what}: detach left {listed(changed)} changed"

@@ -1,0 +1,424 @@
+"""The compiled search over labels: CTC prefix beam search with a language model and phrases, without a lexicon."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from slt_ctc_personalization.compiled import compile_function, inline_function
+from slt_ctc_personalization.lexicon_trie import TrieTables, find_child
+from slt_ctc_personalization.ngram import NgramTables, ngram_end, ngram_step
+from slt_ctc_personalization.phrases import PhraseTables, go_to
+from slt_ctc_personalization.prefix_tree import (
+    ABSORBS, BASE, CHILD, DONE, EARNED, EXTRA, FLAGS, FRAME, FUSED, KEY, LAST, LEFT, LM, NONEMPTY, PARENT, PHRASE, ROOT,
+    SIZE, SLOT, SPELL, START, add_node, child_by_key, kth_largest, log_add, release,
+)  # fmt: skip
+
+NO_LM, WORD_LM, TOKEN_LM = 0, 1, 2
+NO_EDGES, BOUNDARY_EDGES, MARK_EDGES = 0, 1, 2
+EXCLUDED, STARTS_WORD = 1, 2
+INFINITY = np.inf
+
+
+class Options(NamedTuple):
+    """Settings as plain numbers: ids, sizes, and natural-log weights."""
+
+    blank: int
+    boundary: int
+    edges: int
+    lm_unit: int
+    beam: int
+    look_ahead: int
+    start_phrase: int
+    token_min: float
+    prune: float
+    lm_weight: float
+    word_bonus: float
+    unknown: float
+
+
+class LabelTables(NamedTuple):
+    """Per label: `kind` flags, characters `chars[char_start[v] : char_start[v + 1]]`, word id in a model over labels."""
+
+    kind: npt.NDArray[np.int64]
+    char_start: npt.NDArray[np.int64]
+    chars: npt.NDArray[np.int64]
+    lm_word: npt.NDArray[np.int64]
+
+
+class Beam(NamedTuple):
+    """The living hypotheses: tree (`nodes`, `numbers`, `control`) and, for each, its node and its two masses.
+
+    `blank`, `label`, `total` [k]: ln of the probability of all alignments that end in blank, in a label, in either.
+    """
+
+    nodes: npt.NDArray[np.int64]
+    numbers: npt.NDArray[np.float64]
+    control: npt.NDArray[np.int64]
+    node: npt.NDArray[np.int64]
+    blank: npt.NDArray[np.float64]
+    label: npt.NDArray[np.float64]
+    total: npt.NDArray[np.float64]
+
+
+class Scratch(NamedTuple):
+    """One frame's candidates: node, masses, score, a copy to select from; admitted labels and who has tried a label."""
+
+    node: npt.NDArray[np.int64]
+    blank: npt.NDArray[np.float64]
+    label: npt.NDArray[np.float64]
+    score: npt.NDArray[np.float64]
+    copy: npt.NDArray[np.float64]
+    tokens: npt.NDArray[np.int64]
+    stamp: npt.NDArray[np.int64]
+
+
+@inline_function
+def admit_tokens(row, options, labels, tokens):
+    """Labels above the threshold, or the likeliest: (how many, the largest value left out, the largest of all)."""
+    size, rest, rest_label, top = 0, -INFINITY, -1, row[options.blank]
+    for label in range(row.shape[0]):
+        value = row[label]
+        if label == options.blank or labels.kind[label] & EXCLUDED:
+            continue
+        if value >= options.token_min and value > -INFINITY:
+            tokens[size] = label
+            size += 1
+            top = max(top, value)
+        elif value > rest:
+            rest, rest_label = value, label
+    if size == 0 and rest > row[options.blank]:
+        tokens[0] = rest_label
+        size = 1
+    return size, rest, max(top, rest)
+
+
+@inline_function
+def base_of(nodes, numbers, parent, own, span):
+    """Bonus earned before the first label of a match that ends at a node with this parent."""
+    if span <= 1:
+        return own
+    for _ in range(span - 2):
+        parent = nodes[parent, PARENT]
+    return numbers[parent, BASE]
+
+
+@inline_function
+def earn(nodes, numbers, phrases, state, parent, own, earned, less):
+    """Earned bonus after the phrases that end in `state`; `less` labels of their spans were not read (a silent edge)."""
+    state = phrases.output[state]
+    while state > 0:
+        base = base_of(nodes, numbers, parent, own, phrases.span[state] - less)
+        earned = max(earned, base + phrases.bonus[state])
+        state = phrases.output[phrases.fail[state]]
+    return earned
+
+
+@inline_function
+def boost(nodes, numbers, phrases, state, parent, own, earned):
+    """Earned bonus, or credit for a phrase that has begun, whichever is more."""
+    best = earned
+    while state > 0:
+        credit = phrases.credit[state]
+        if credit > 0.0:
+            best = max(best, base_of(nodes, numbers, parent, own, phrases.span[state]) + credit)
+        state = phrases.fail[state]
+    return best
+
+
+@inline_function
+def close_word(beam, options, spellings, extra, lm, node):
+    """Language model and bonus of the word that ends at `node`: (done, language model state)."""
+    done, state = beam.numbers[node, DONE], beam.nodes[node, LM]
+    if options.lm_unit != WORD_LM:
+        return done, state
+    word = 0
+    spelled, listed = beam.nodes[node, SPELL], beam.nodes[node, EXTRA]
+    if spelled > 0 and spellings.word_start[spelled + 1] > spellings.word_start[spelled]:
+        word = spellings.words[spellings.word_start[spelled]]
+    known = word > 0 or (listed > 0 and extra.word_start[listed + 1] > extra.word_start[listed])
+    log_prob, state = ngram_step(lm, state, word)
+    done += options.lm_weight * log_prob + options.word_bonus
+    if not known:
+        done += options.lm_weight * options.unknown
+    return done, state
+
+
+@inline_function
+def close_phrase(beam, options, phrases, node, boundary):
+    """Automaton state and earned bonus after a silent word edge behind `node`."""
+    state = go_to(phrases, beam.nodes[node, PHRASE], boundary)
+    less = 1 if options.edges == BOUNDARY_EDGES else 0
+    parent, own = beam.nodes[node, PARENT], beam.numbers[node, BASE]
+    return state, earn(beam.nodes, beam.numbers, phrases, state, parent, own, beam.numbers[node, EARNED], less)
+
+
+@inline_function
+def new_prefix(beam, options, labels, spellings, extra, phrases, lm, parent, label, frame):
+    """The node for `label` after `parent`, with all that is added to its acoustic score."""
+    nodes, numbers = beam.nodes, beam.numbers
+    edge = labels.kind.shape[0]
+    flags = nodes[parent, FLAGS]
+    done, lm_state = numbers[parent, DONE], nodes[parent, LM]
+    spelled, listed = nodes[parent, SPELL], nodes[parent, EXTRA]
+    state, earned = nodes[parent, PHRASE], numbers[parent, EARNED]
+    own, pending = earned, 0.0
+    is_boundary = label == options.boundary
+    if is_boundary or (labels.kind[label] & STARTS_WORD and flags & NONEMPTY):
+        done, lm_state = close_word(beam, options, spellings, extra, lm, parent)
+        spelled, listed, flags = 0, 0, 0
+        if not is_boundary:
+            state, earned = close_phrase(beam, options, phrases, parent, edge)
+            own = earned
+    if is_boundary:
+        flags = ABSORBS
+        state = go_to(phrases, state, edge)
+    else:
+        state = go_to(phrases, state, label)
+        flags &= NONEMPTY
+        if labels.char_start[label + 1] > labels.char_start[label]:
+            flags = NONEMPTY
+        if options.lm_unit == WORD_LM:
+            for place in range(labels.char_start[label], labels.char_start[label + 1]):
+                if spelled >= 0:
+                    spelled = find_child(spellings, spelled, labels.chars[place])
+                if listed >= 0:
+                    listed = find_child(extra, listed, labels.chars[place])
+            if spelled > 0 and options.look_ahead:
+                pending = options.lm_weight * spellings.best[spelled] + options.word_bonus
+            elif spelled < 0 and listed < 0:
+                pending = options.lm_weight * options.unknown
+        elif options.lm_unit == TOKEN_LM:
+            log_prob, lm_state = ngram_step(lm, lm_state, labels.lm_word[label])
+            done += options.lm_weight * log_prob + options.word_bonus
+    if state > 0:
+        earned = earn(nodes, numbers, phrases, state, parent, own, earned, 0)
+    node = add_node(nodes, beam.control, parent, label, frame)
+    nodes[node, LM] = lm_state
+    nodes[node, SPELL] = spelled
+    nodes[node, EXTRA] = listed
+    nodes[node, PHRASE] = state
+    nodes[node, FLAGS] = flags
+    numbers[node, DONE] = done
+    numbers[node, BASE] = own
+    numbers[node, EARNED] = earned
+    bonus = boost(nodes, numbers, phrases, state, parent, own, earned) if state > 0 else earned
+    numbers[node, FUSED] = done + pending + bonus
+    return node
+
+
+@inline_function
+def stay(beam, scratch, options, row, both):
+    """All hypotheses one frame later without a new label; returns a lower bound of the best score."""
+    nodes, top = beam.nodes, -INFINITY
+    for index in range(beam.control[SIZE]):
+        node = beam.node[index]
+        if nodes[node, FLAGS] & ABSORBS:
+            silent, spoken = beam.total[index] + both, -INFINITY
+        else:
+            silent, spoken = beam.total[index] + row[options.blank], -INFINITY
+            if nodes[node, KEY] >= 0:
+                spoken = beam.label[index] + row[nodes[node, KEY]]
+                if spoken > silent:
+                    nodes[node, LAST] = beam.control[FRAME]
+        scratch.node[index], scratch.blank[index], scratch.label[index] = node, silent, spoken
+        top = max(top, max(silent, spoken) + beam.numbers[node, FUSED])
+    return top
+
+
+@inline_function
+def arrive(beam, scratch, node, mass, size):
+    """Add the mass of a new label to the candidate of `node`; returns the number of candidates."""
+    nodes = beam.nodes
+    slot = nodes[node, SLOT]
+    if slot < 0:
+        slot = size
+        nodes[node, SLOT] = slot
+        scratch.node[slot], scratch.blank[slot], scratch.label[slot] = node, -INFINITY, -INFINITY
+        size += 1
+    if nodes[node, CHILD] < 0 and mass > max(scratch.blank[slot], scratch.label[slot]):
+        nodes[node, START] = beam.control[FRAME]
+        nodes[node, LAST] = beam.control[FRAME]
+    if nodes[node, FLAGS] & ABSORBS:
+        scratch.blank[slot] = log_add(scratch.blank[slot], mass)
+    else:
+        scratch.label[slot] = log_add(scratch.label[slot], mass)
+    return size
+
+
+@inline_function
+def score_candidates(beam, scratch, low, high):
+    """Scores of the candidates `low ... high - 1`, and the best."""
+    best = -INFINITY
+    for slot in range(low, high):
+        mass = log_add(scratch.blank[slot], scratch.label[slot])
+        scratch.score[slot] = mass + beam.numbers[scratch.node[slot], FUSED]
+        best = max(best, scratch.score[slot])
+    return best
+
+
+@inline_function
+def thin_out(beam, scratch, options, low, size):
+    """Keep the best `beam` of the new candidates `low ... size - 1`; returns (their end, the least score kept)."""
+    score_candidates(beam, scratch, low, size)
+    count = size - low
+    scratch.copy[:count] = scratch.score[low:size]
+    least = kth_largest(scratch.copy, count, options.beam)
+    end = low
+    for slot in range(low, size):
+        node = scratch.node[slot]
+        if scratch.score[slot] >= least and end - low < options.beam:
+            scratch.node[end], scratch.blank[end], scratch.label[end] = node, scratch.blank[slot], scratch.label[slot]
+            beam.nodes[node, SLOT] = end
+            end += 1
+        else:
+            beam.nodes[node, SLOT] = -1
+            release(beam.nodes, beam.control, node)
+    return end, least
+
+
+@inline_function
+def survive(beam, scratch, options, size):
+    """The best candidates become the beam; the nodes of the others are freed."""
+    best = score_candidates(beam, scratch, 0, size)
+    least = best + options.prune
+    count = 0
+    for slot in range(size):
+        if scratch.score[slot] >= least and scratch.score[slot] > -INFINITY:
+            scratch.copy[count] = scratch.score[slot]
+            count += 1
+    if count > options.beam:
+        least = kth_largest(scratch.copy, count, options.beam)
+    kept = 0
+    for slot in range(size):
+        node = scratch.node[slot]
+        if kept < options.beam and scratch.score[slot] >= least and scratch.score[slot] > -INFINITY:
+            beam.node[kept], beam.blank[kept], beam.label[kept] = node, scratch.blank[slot], scratch.label[slot]
+            beam.total[kept] = log_add(scratch.blank[slot], scratch.label[slot])
+            beam.nodes[node, SLOT] = kept
+            kept += 1
+        else:
+            beam.nodes[node, SLOT] = -1
+    for slot in range(size):
+        if beam.nodes[scratch.node[slot], SLOT] < 0:
+            release(beam.nodes, beam.control, scratch.node[slot])
+    beam.control[SIZE] = kept
+
+
+@compile_function
+def search_labels(log_probs, begin, end, options, labels, spellings, extra, phrases, lm, beam, scratch):
+    """Read frames `begin ... end - 1` of `log_probs` [t v] float32; returns the first frame not read.
+
+    It stops early, for the caller to enlarge the tree, when a frame might not fit; the result does not depend on that.
+    Returns -1 - frame when a frame gives no label any probability.
+    """
+    nodes, numbers, control = beam.nodes, beam.numbers, beam.control
+    capacity = scratch.node.shape[0]
+    gain = 2.0 * max(options.word_bonus, 0.0)
+    edge = labels.kind.shape[0]
+    for frame in range(begin, end):
+        if control[LEFT] < capacity:
+            return frame
+        row = log_probs[frame]
+        tokens, rest, top = admit_tokens(row, options, labels, scratch.tokens)
+        if top == -INFINITY:
+            return -1 - frame
+        both = row[options.blank]
+        if options.boundary >= 0:
+            both = log_add(both, row[options.boundary])
+        size = control[SIZE]
+        least = stay(beam, scratch, options, row, both) + options.prune
+        first_new = size
+        for index in range(control[SIZE]):
+            node = beam.node[index]
+            last = nodes[node, KEY]
+            state = nodes[node, PHRASE]
+            own = numbers[node, DONE] + numbers[node, EARNED] + gain
+            trial = control[FRAME] * options.beam + index + 1
+            bound = own + phrases.reach[state]
+            for place in range(tokens):
+                label = scratch.tokens[place]
+                scratch.stamp[label] = trial
+                if label == options.boundary and nodes[node, FLAGS] & ABSORBS:
+                    continue
+                mass = (beam.blank[index] if label == last else beam.total[index]) + row[label]
+                child = child_by_key(nodes, node, label)
+                if child < 0:
+                    if not (mass + bound >= least) or mass == -INFINITY:
+                        continue
+                    child = new_prefix(
+                        beam, options, labels, spellings, extra, phrases, lm, node, label, control[FRAME]
+                    )
+                size = arrive(beam, scratch, child, mass, size)
+                if size == capacity:
+                    size, kept = thin_out(beam, scratch, options, first_new, size)
+                    least = max(least, kept)
+            while state > 0 and phrases.span[state] > 0:
+                if beam.total[index] + rest + own + phrases.reach[state] < least:
+                    break
+                begin_child, edge_child = phrases.first[state], -1
+                end_child = begin_child + phrases.count[state]
+                while begin_child < end_child:
+                    label, credit = phrases.label[begin_child], phrases.credit[begin_child]
+                    if label == edge:
+                        if options.edges == BOUNDARY_EDGES:
+                            label = options.boundary
+                        else:
+                            edge_child = begin_child
+                    begin_child += 1
+                    if begin_child == end_child and edge_child >= 0:
+                        begin_child, end_child = phrases.first[edge_child], phrases.first[edge_child] + phrases.count[edge_child]
+                        edge_child = -1
+                    if label == edge or scratch.stamp[label] == trial or row[label] == -INFINITY:
+                        continue
+                    mass = (beam.blank[index] if label == last else beam.total[index]) + row[label]
+                    if not (mass + own + credit >= least) or mass == -INFINITY:
+                        continue
+                    scratch.stamp[label] = trial
+                    child = child_by_key(nodes, node, label)
+                    if child < 0:
+                        child = new_prefix(
+                            beam, options, labels, spellings, extra, phrases, lm, node, label, control[FRAME]
+                        )
+                    size = arrive(beam, scratch, child, mass, size)
+                    if size == capacity:
+                        size, kept = thin_out(beam, scratch, options, first_new, size)
+                        least = max(least, kept)
+                state = phrases.fail[state]
+        survive(beam, scratch, options, size)
+        control[FRAME] += 1
+    return end
+
+
+@compile_function
+def finish_labels(options, labels, spellings, extra, phrases, lm, beam, final_node, final_score):
+    """Scores of the hypotheses as complete texts: word, language model and phrases closed; equal texts are summed.
+
+    Writes each hypothesis' node (without a trailing boundary) and score; returns how many there are.
+    """
+    count = 0
+    edge = labels.kind.shape[0]
+    for index in range(beam.control[SIZE]):
+        node = beam.node[index]
+        done, state = beam.numbers[node, DONE], beam.nodes[node, LM]
+        earned, text = beam.numbers[node, EARNED], node
+        if beam.nodes[node, FLAGS] & ABSORBS:
+            if beam.nodes[node, PARENT] >= 0:
+                text = beam.nodes[node, PARENT]
+        elif options.edges != NO_EDGES and beam.nodes[node, FLAGS] & NONEMPTY:
+            done, state = close_word(beam, options, spellings, extra, lm, node)
+            earned = close_phrase(beam, options, phrases, node, edge)[1]
+        if options.lm_unit != NO_LM:
+            done += options.lm_weight * ngram_end(lm, state)
+        score = beam.total[index] + done + earned
+        place = 0
+        while place < count and final_node[place] != text:
+            place += 1
+        if place == count:
+            final_node[count], final_score[count] = text, score
+            count += 1
+        else:
+            final_score[place] = log_add(final_score[place], score)
+    return count

@@ -1,0 +1,174 @@
+"""The search without a lexicon: tables of labels, spellings and phrases around the compiled kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from slt_ctc_personalization import kernel
+from slt_ctc_personalization.beam_state import BeamState, Clock
+from slt_ctc_personalization.compiled import first_call
+from slt_ctc_personalization.lexicon_trie import EMPTY_TRIE, build_trie, child_of
+from slt_ctc_personalization.ngram import ngram_start
+from slt_ctc_personalization.phrases import Phrase, build_automaton
+from slt_ctc_personalization.prefix_tree import FUSED, KEY, LAST, SIZE, START
+from slt_ctc_personalization.settings import PhraseTable, Settings, int64, no_model, spelled_words
+from sltcore.errors import VocabularyError
+from sltcore.types import Hypothesis
+
+
+class LabelEngine:
+    """Hypotheses are label sequences; words, where there are any, are what stands between their borders."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.lm = no_model() if settings.lm is None else settings.lm.tables
+        self._unit = kernel.NO_LM if settings.lm is None else kernel.WORD_LM
+        if settings.lm is not None and (settings.lm_unit == "token" or not settings.knows_words):
+            self._unit = kernel.TOKEN_LM
+        self._edges = kernel.NO_EDGES
+        if settings.knows_words:
+            self._edges = kernel.MARK_EDGES if settings.word_boundary is None else kernel.BOUNDARY_EDGES
+        texts = [settings.characters(label) for label in range(len(settings.labels))]
+        self._alphabet = {character: index for index, character in enumerate(sorted(set("".join(texts))))}
+        self.label_tables = self._describe_labels(texts)
+        self.spellings = self._spell_vocabulary() if self._unit == kernel.WORD_LM else EMPTY_TRIE
+
+    def _describe_labels(self, texts: Sequence[str]) -> kernel.LabelTables:
+        settings = self.settings
+        kind = np.zeros(len(texts), np.int64)
+        for label in range(len(texts)):
+            kind[label] = kernel.EXCLUDED * (label in settings.excluded)
+            kind[label] |= kernel.STARTS_WORD * (settings.marks_words and settings.starts_word(label))
+        lm = settings.lm
+        use_lm = lm is not None and self._unit == kernel.TOKEN_LM
+        return kernel.LabelTables(
+            kind,
+            int64([0, *np.cumsum([len(text) for text in texts])]),
+            int64([self._alphabet[character] for text in texts for character in text]),
+            int64([lm.word_id(label) if use_lm and lm is not None else 0 for label in settings.labels]),
+        )
+
+    def _spell_vocabulary(self) -> kernel.TrieTables:
+        lm = self.settings.lm
+        assert lm is not None
+        paths, words = spelled_words(lm.words[3:], self._alphabet)
+        if not paths:
+            sample = ", ".join(map(repr, lm.words[3:6]))
+            letters = "".join(list(self._alphabet)[:12])
+            raise VocabularyError(
+                f"beam search: no word of the language model ({sample}, ...) can be written with the labels' characters "
+                f"({letters}...); is the case different?"
+            )
+        ids = np.array(words) + 3
+        scores = lm.unigram_log_probs()[ids] if self.settings.look_ahead else None
+        return build_trie(paths, ids, scores=scores)
+
+    def prepare(self, phrases: Sequence[Phrase]) -> PhraseTable:
+        """The automaton over labels, and the spellings of the phrases' words."""
+        settings = self.settings
+        edge = len(settings.labels)
+        patterns, bonuses, words = [], [], set()
+        for phrase in phrases:
+            if not phrase.paths:
+                raise VocabularyError(f"phrase {phrase.text!r} has no label paths; give one path or more, or use a lexicon")
+            for path in phrase.paths:
+                patterns.append(self._pattern(path))
+                bonuses.append(phrase.bonus)
+                words.update(self._texts(path))
+        counts = self._edges == kernel.BOUNDARY_EDGES
+        tables = build_automaton(patterns, bonuses, edge=edge, edge_counts=counts)
+        extra = EMPTY_TRIE
+        if words and self._unit == kernel.WORD_LM:
+            paths, ids = spelled_words(sorted(words), self._alphabet)
+            extra = build_trie(paths, ids)
+        start = max(int(child_of(tables, 0, edge)), 0) if self._edges else 0
+        longest = int(tables.span.max()) + 1
+        return PhraseTable(tuple(phrases), settings, tables, extra, start, longest)
+
+    def _texts(self, path: Sequence[int]) -> list[str]:
+        groups = self.settings.words(path)
+        return ["".join(self.settings.characters(path[place]) for place in group) for group in groups]
+
+    def _pattern(self, path: Sequence[int]) -> list[int]:
+        """The symbols that the kernel's automaton reads for a phrase: its labels, and an edge around each word."""
+        settings = self.settings
+        if not settings.knows_words:
+            return list(path)
+        edge = len(settings.labels)
+        pattern = [edge]
+        for group in settings.words(path):
+            pattern += [path[place] for place in group]
+            pattern.append(edge)
+        return pattern
+
+    def options(self, table: PhraseTable) -> kernel.Options:
+        """The kernel's settings for one phrase table."""
+        settings = self.settings
+        return kernel.Options(
+            blank=settings.blank,
+            boundary=-1 if settings.word_boundary is None else settings.word_boundary,
+            edges=self._edges,
+            lm_unit=self._unit,
+            beam=settings.beam,
+            look_ahead=int(settings.look_ahead),
+            start_phrase=table.start,
+            token_min=float(settings.token_min_log_prob),
+            prune=float(settings.beam_prune_log_prob),
+            lm_weight=float(settings.lm_weight),
+            word_bonus=float(settings.word_bonus) if settings.lm is not None else 0.0,
+            unknown=float(settings.unknown_word_log_prob),
+        )
+
+    def open(self, table: PhraseTable) -> BeamState:
+        """The state before the first frame."""
+        settings = self.settings
+        start = int(ngram_start(self.lm))
+        absorbs = self._edges == kernel.BOUNDARY_EDGES
+        return BeamState(settings.beam, len(settings.labels), phrase=table.start, lm=start, absorbs=absorbs)
+
+    def advance(self, state: BeamState, table: PhraseTable, log_probs: npt.NDArray[np.float32]) -> None:
+        """Read frames [t v]."""
+        state.run(
+            kernel.search_labels, log_probs, self.options(table), self.label_tables, self.spellings, table.extra,
+            table.tables, self.lm,
+        )  # fmt: skip
+
+    def settle(self, state: BeamState, table: PhraseTable) -> None:
+        """Free the shared history."""
+        state.settle(table.longest)
+
+    def best(self, state: BeamState, table: PhraseTable, n_best: int, clock: Clock) -> list[Hypothesis]:
+        """The best complete hypotheses, best first."""
+        nodes, scores = np.empty(self.settings.beam, np.int64), np.empty(self.settings.beam)
+        count = first_call(
+            kernel.finish_labels, self.options(table), self.label_tables, self.spellings, table.extra, table.tables,
+            self.lm, state.beam, nodes, scores,
+        )  # fmt: skip
+        order = np.argsort(-scores[:count], kind="stable")[:n_best]
+        return [self._hypothesis(state.history(int(nodes[i])), float(scores[i]), clock) for i in order]
+
+    def partial(self, state: BeamState) -> str:
+        """The text of the hypothesis that leads now."""
+        beam = state.beam
+        size = int(beam.control[SIZE])
+        scores = beam.total[:size] + beam.numbers[beam.node[:size], FUSED]
+        return self._hypothesis(state.history(int(beam.node[int(np.argmax(scores))])), 0.0, Clock(1.0, 0.0)).text
+
+    def _hypothesis(self, rows: npt.NDArray[np.int64], score: float, clock: Clock) -> Hypothesis:
+        settings = self.settings
+        tokens = rows[:, KEY].tolist()
+        first, last = rows[:, START].tolist(), rows[:, LAST].tolist()
+        if tokens and tokens[-1] == settings.word_boundary:
+            tokens.pop()
+        groups = settings.words(tokens)
+        if not settings.knows_words:
+            names = [settings.labels[token] for token in tokens]
+            joint = " " if any(len(label) > 1 for i, label in enumerate(settings.labels) if i != settings.blank) else ""
+            times = tuple(clock.span(begin, end) for begin, end in zip(first, last, strict=False))
+            return Hypothesis(joint.join(names), score, tuple(tokens), times)
+        words = ["".join(settings.characters(tokens[place]) for place in group) for group in groups]
+        times = tuple(clock.span(first[group[0]], last[group[-1]]) for group in groups)
+        return Hypothesis(" ".join(words), score, tuple(tokens), times, {"words": words})

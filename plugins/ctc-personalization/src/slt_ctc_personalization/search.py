@@ -1,0 +1,281 @@
+"""CTC prefix beam search with phrases, an n-gram language model and a lexicon, compiled and parallel over utterances."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from slt_ctc_personalization.phrases import Phrase
+from slt_ctc_personalization.settings import UNKNOWN_WORD_LOG_PROB, PhraseTable, Settings
+from sltcore.errors import DataError, PluginError, ShapeError, StreamError
+from sltcore.types import Hypothesis, NBest
+
+if TYPE_CHECKING:
+    from slt_ctc_personalization.beam_state import BeamState, Clock
+    from slt_ctc_personalization.lexicon_trie import LexiconTrie
+    from slt_ctc_personalization.ngram import NgramModel
+
+SETTLE_EVERY_FRAMES = 256
+
+
+class BeamSearch:
+    """The most probable texts of CTC log-probabilities, with what is known beside the sound.
+
+    A hypothesis is a text: a label sequence y without blanks and repeats, where a word boundary at the start, at the
+    end, or after another one adds nothing; with a lexicon, a word sequence. Its score is
+
+        ln sum_{alignments a of y} prod_t p(a_t | t)
+        + sum_{words w} [lm_weight (ln p(w | history) + unknown(w)) + word_bonus] + lm_weight ln p(</s> | history)
+        + bonus of the phrases in y  (rule: module `phrases`)
+
+    `unknown(w)` is `unknown_word_log_prob` for a word that is neither in the language model nor in a phrase of the
+    list, else 0; without a language model the middle line is absent. With a lexicon the first sum also runs over the
+    pronunciations of the words and, where `word_boundary` is given, over its presence between words: the label is
+    optional there. With `lm_unit="token"` each label is a word of the language model.
+
+    The search keeps `beam` hypotheses for each frame: prefixes of label sequences, equal ones merged. Labels below
+    `token_min_log_prob` are not tried, except the likeliest, blank and repeats, and labels that a begun phrase expects;
+    hypotheses more than `-beam_prune_log_prob` below the best are dropped. With both limits at -inf and a beam that
+    holds everything the result is exact. `look_ahead` lets a part of a word already count its likeliest completion
+    (unigram); it changes what is dropped, never a score. `excluded` labels are never written.
+
+    **Source**: prefix search: Graves et al., "Connectionist temporal classification", 2006; with a language model:
+    Hannun et al., "First-pass large vocabulary continuous speech recognition using bi-directional recurrent DNNs",
+    2014. Penalties and default weights follow pyctcdecode. Deviations: prefixes ending in blank and in a label share
+    one place in the beam; a repeated boundary is no new prefix; all scores are natural logs.
+
+    **Raises** `VocabularyError` for labels, a lexicon or a language model that do not fit together, `PluginError` for
+    settings out of range.
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[str],
+        *,
+        blank: int,
+        word_boundary: int | None = None,
+        word_mark: str | None = "▁",
+        excluded: Sequence[int] = (),
+        beam: int = 100,
+        token_min_log_prob: float = -5.0,
+        beam_prune_log_prob: float = -10.0,
+        lm: NgramModel | None = None,
+        lm_unit: str = "word",
+        lm_weight: float = 0.5,
+        word_bonus: float = 1.5,
+        unknown_word_log_prob: float = UNKNOWN_WORD_LOG_PROB,
+        look_ahead: bool = True,
+        lexicon: LexiconTrie | None = None,
+        threads: int | None = None,
+        n_best: int = 1,
+    ) -> None:
+        self.settings = Settings(
+            labels=tuple(labels),
+            blank=blank,
+            word_boundary=word_boundary,
+            word_mark=word_mark,
+            excluded=frozenset(excluded),
+            beam=beam,
+            token_min_log_prob=token_min_log_prob,
+            beam_prune_log_prob=beam_prune_log_prob,
+            lm=lm,
+            lm_unit=lm_unit,
+            lm_weight=lm_weight,
+            word_bonus=word_bonus,
+            unknown_word_log_prob=unknown_word_log_prob,
+            look_ahead=look_ahead,
+            lexicon=lexicon,
+        )
+        if n_best < 1:
+            raise PluginError(f"beam search: n_best is {n_best}; give at least 1")
+        if threads is not None and threads < 1:
+            raise PluginError(f"beam search: threads is {threads}; give at least 1, or None for one for each processor")
+        self.n_best = n_best
+        self.threads = threads if threads is not None else os.cpu_count() or 1
+        self._engine = _make_engine(self.settings)
+        self._plain = self._engine.prepare(())
+
+    def prepare(self, phrases: Sequence[Phrase]) -> PhraseTable:
+        """Check a list of phrases and build its automaton: once for a list, not for each call.
+
+        **Raises** `VocabularyError` for a phrase without a usable path, with a label that is never written, or with a
+        bonus that is negative or not finite.
+        """
+        if not phrases:
+            return self._plain
+        for phrase in phrases:
+            self.settings.check_phrase(phrase)
+        return self._engine.prepare(phrases)
+
+    def decode(
+        self,
+        log_probs: Any,
+        lengths: Any = None,
+        *,
+        phrases: PhraseTable | Sequence[PhraseTable | None] | None = None,
+        frame_shift_s: float = 1.0,
+        offset_s: float = 0.0,
+    ) -> list[NBest]:
+        """The n-best list of each utterance.
+
+        **Shapes**: `log_probs` [b t v] natural log, float32 array or tensor; `lengths` [b] frames, None: all t.
+        `phrases`: one table for all, or one for each utterance. Times of the hypotheses are in seconds: frame i begins
+        at `offset_s + i * frame_shift_s`; they say where a word's labels were emitted, from the frames at which its
+        first and last label entered the hypothesis most strongly.
+
+        An utterance of length zero gives the empty text. **Raises** `ShapeError` for another shape or a length beyond
+        t, `DataError` for NaN, +inf, or a frame without any probability.
+        """
+        values, counts = self._check_batch(log_probs, lengths)
+        tables = self._tables(phrases, len(values))
+        from slt_ctc_personalization.beam_state import Clock
+
+        clock = Clock(frame_shift_s, offset_s)
+        jobs = [(values[i, : counts[i]], tables[i], clock) for i in range(len(values))]
+        if not jobs:
+            return []
+        first = self._decode_one(jobs[0])
+        workers = min(self.threads, len(jobs) - 1)
+        if workers <= 1:
+            return [first, *map(self._decode_one, jobs[1:])]
+        with ThreadPoolExecutor(workers) as pool:
+            return [first, *pool.map(self._decode_one, jobs[1:])]
+
+    def open(
+        self, *, phrases: PhraseTable | None = None, frame_shift_s: float = 1.0, offset_s: float = 0.0
+    ) -> BeamSession:
+        """A streaming search over one utterance; its result equals `decode` of the whole bit for bit."""
+        from slt_ctc_personalization.beam_state import Clock
+
+        return BeamSession(self, self._tables(phrases, 1)[0], Clock(frame_shift_s, offset_s))
+
+    def check_frames(self, log_probs: Any, what: str) -> npt.NDArray[np.float32]:
+        """[t v] as a contiguous float32 array without NaN and +inf."""
+        values = _array(log_probs)
+        if values.ndim != 2 or values.shape[1] != len(self.settings.labels):
+            raise ShapeError(
+                f"{what} has shape {tuple(values.shape)}, expected (t, v) with v = {len(self.settings.labels)} labels"
+            )
+        _refuse_nan(values, what)
+        return values
+
+    def _check_batch(self, log_probs: Any, lengths: Any) -> tuple[npt.NDArray[np.float32], list[int]]:
+        values = _array(log_probs)
+        size = len(self.settings.labels)
+        if values.ndim != 3 or values.shape[2] != size:
+            raise ShapeError(f"log_probs has shape {tuple(values.shape)}, expected (b, t, v) with v = {size} labels")
+        frames = values.shape[1]
+        if lengths is None:
+            counts = [frames] * len(values)
+        else:
+            counts = [int(length) for length in lengths]
+        if len(counts) != len(values):
+            raise ShapeError(f"lengths has {len(counts)} entries, but log_probs holds {len(values)} utterances")
+        for index, count in enumerate(counts):
+            if not 0 <= count <= frames:
+                raise ShapeError(f"lengths[{index}] is {count}, but log_probs has {frames} frames; give 0 to {frames}")
+            _refuse_nan(values[index, :count], f"log_probs[{index}]")
+        return values, counts
+
+    def _tables(self, phrases: Any, size: int) -> list[PhraseTable]:
+        found = [phrases] * size if phrases is None or isinstance(phrases, PhraseTable) else list(phrases)
+        if len(found) != size:
+            raise ShapeError(f"phrases has {len(found)} tables, but log_probs holds {size} utterances")
+        for table in found:
+            if table is not None and not isinstance(table, PhraseTable):
+                raise PluginError(f"phrases: expected what prepare returned, found {type(table).__name__}; call prepare first")
+            if table is not None and table.owner is not self.settings:
+                raise PluginError("phrases: this table was prepared by another BeamSearch; prepare it with this one")
+        return [self._plain if table is None else table for table in found]
+
+    def _decode_one(self, job: tuple[npt.NDArray[np.float32], PhraseTable, Clock]) -> NBest:
+        values, table, clock = job
+        state = self._engine.open(table)
+        if len(values):
+            self._engine.advance(state, table, values)
+        return self.finish(state, table, clock)
+
+    def finish(self, state: BeamState, table: PhraseTable, clock: Clock) -> NBest:
+        """The n-best list of a state that has read all frames."""
+        found = self._engine.best(state, table, self.n_best, clock)
+        return NBest(found or [Hypothesis("", -np.inf)])
+
+    @property
+    def engine(self) -> Any:
+        """The search behind the checks: over labels, or over a lexicon's words."""
+        return self._engine
+
+
+class BeamSession:
+    """One utterance in pieces: `push` log-probabilities, read `partial` when needed, `finish` for the n-best list.
+
+    The state does not grow with the audio: what all hypotheses share leaves the search and is kept as plain labels.
+    """
+
+    def __init__(self, search: BeamSearch, table: PhraseTable, clock: Clock) -> None:
+        self._search, self._table, self._clock = search, table, clock
+        self._state: BeamState | None = search.engine.open(table)
+
+    @property
+    def partial(self) -> str:
+        """The text that leads now; its end may still change."""
+        return str(self._search.engine.partial(self._living("partial")))
+
+    @property
+    def rows(self) -> int:
+        """Rows of the search tree that are allocated: bounded, whatever the length of the audio."""
+        return self._living("rows").rows
+
+    def push(self, log_probs: Any) -> None:
+        """Read a chunk [t v] of log-probabilities. **Raises** as `decode`, and `StreamError` after `finish`."""
+        state = self._living("push")
+        values = self._search.check_frames(log_probs, "the chunk")
+        for begin in range(0, len(values), SETTLE_EVERY_FRAMES):
+            self._search.engine.advance(state, self._table, values[begin : begin + SETTLE_EVERY_FRAMES])
+            self._search.engine.settle(state, self._table)
+
+    def finish(self) -> NBest:
+        """The n-best list of everything pushed. **Raises** `StreamError` when called twice."""
+        state = self._living("finish")
+        self._state = None
+        return self._search.finish(state, self._table, self._clock)
+
+    def _living(self, what: str) -> BeamState:
+        if self._state is None:
+            raise StreamError(f"{what}: this session is finished; open another one")
+        return self._state
+
+
+def _make_engine(settings: Settings) -> Any:
+    if settings.lexicon is not None:
+        from slt_ctc_personalization.word_engine import WordEngine
+
+        return WordEngine(settings)
+    from slt_ctc_personalization.label_engine import LabelEngine
+
+    return LabelEngine(settings)
+
+
+def _array(log_probs: Any) -> npt.NDArray[np.float32]:
+    values = log_probs.detach().cpu().numpy() if hasattr(log_probs, "detach") else np.asarray(log_probs)
+    if values.dtype.kind != "f":
+        raise ShapeError(f"log_probs has type {values.dtype}, expected floating-point natural-log probabilities")
+    values = np.ascontiguousarray(values, dtype=np.float32)
+    return values if values.flags.writeable else values.copy()
+
+
+def _refuse_nan(values: npt.NDArray[np.float32], what: str) -> None:
+    if values.size and not values.max() < np.inf:
+        frame, label = (int(i) for i in np.argwhere(~(values < np.inf))[0])
+        raise DataError(
+            f"{what} holds {values[frame, label]} at frame {frame}, label {label}; expected natural-log probabilities "
+            "(finite, or -inf)"
+        )
+
+
+__all__ = ["BeamSearch", "BeamSession", "Phrase", "PhraseTable"]

@@ -1,0 +1,173 @@
+"""The settings and labels of a beam search, checked once, and the phrase tables made for them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from slt_ctc_personalization.lexicon_trie import TrieTables
+from slt_ctc_personalization.phrases import Phrase, PhraseTables
+from sltcore.errors import PluginError, VocabularyError
+
+if TYPE_CHECKING:
+    from slt_ctc_personalization.lexicon_trie import LexiconTrie
+    from slt_ctc_personalization.ngram import NgramModel, NgramTables
+
+UNKNOWN_WORD_LOG_PROB = -10.0 * math.log(10.0)
+"""The penalty of pyctcdecode and its successors: ten powers of ten."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every part of a search reads; `BeamSearch` documents the fields."""
+
+    labels: tuple[str, ...]
+    blank: int
+    word_boundary: int | None
+    word_mark: str | None
+    excluded: frozenset[int]
+    beam: int
+    token_min_log_prob: float
+    beam_prune_log_prob: float
+    lm: NgramModel | None
+    lm_unit: str
+    lm_weight: float
+    word_bonus: float
+    unknown_word_log_prob: float
+    look_ahead: bool
+    lexicon: LexiconTrie | None
+
+    def __post_init__(self) -> None:
+        size = len(self.labels)
+        if size == 0:
+            raise VocabularyError("beam search: the labels are empty; give the blank and at least one label")
+        ids = {"blank": self.blank, "word_boundary": self.word_boundary}
+        ids.update({"excluded": label for label in self.excluded})
+        for name, label in ids.items():
+            if label is not None and not 0 <= label < size:
+                raise VocabularyError(f"beam search: {name} is id {label}, but the label ids run from 0 to {size - 1}")
+        if self.blank == self.word_boundary:
+            raise VocabularyError(f"beam search: blank and word_boundary are both id {self.blank}; they must differ")
+        if self.beam < 1:
+            raise PluginError(f"beam search: beam is {self.beam}; give at least 1")
+        limits = {"token_min_log_prob": self.token_min_log_prob, "beam_prune_log_prob": self.beam_prune_log_prob}
+        for name, value in limits.items():
+            if not value <= 0.0:
+                raise PluginError(f"beam search: {name} is {value}; it is a natural-log limit, 0 or below (-inf for none)")
+        if not (0.0 <= self.lm_weight < math.inf and math.isfinite(self.word_bonus)):
+            raise PluginError(
+                f"beam search: lm_weight is {self.lm_weight} and word_bonus {self.word_bonus}; expected finite, weight >= 0"
+            )
+        if not -math.inf < self.unknown_word_log_prob <= 0.0:
+            raise PluginError(f"beam search: unknown_word_log_prob is {self.unknown_word_log_prob}; give a finite number <= 0")
+        if self.lm_unit not in ("word", "token"):
+            raise PluginError(f"beam search: lm_unit is {self.lm_unit!r}; expected 'word' or 'token'")
+        if self.lexicon is not None and self.lm_unit == "token" and self.lm is not None:
+            raise PluginError("beam search: a lexicon needs a language model over words; lm_unit is 'token'")
+        if self.lexicon is not None and self.lexicon.labels != self.labels:
+            raise VocabularyError(
+                f"beam search: the lexicon has {len(self.lexicon.labels)} labels and the search {len(self.labels)}, or in "
+                "another order; make the LexiconTrie with the labels of the search"
+            )
+
+    @property
+    def marks_words(self) -> bool:
+        """Whether labels begin words with a mark, as SentencePiece's do."""
+        return self.word_boundary is None and bool(self.word_mark) and any(map(self.starts_word, range(len(self.labels))))
+
+    @property
+    def knows_words(self) -> bool:
+        """Whether word borders can be seen in the labels."""
+        return self.word_boundary is not None or self.marks_words
+
+    def starts_word(self, label: int) -> bool:
+        """Whether a label begins a word by its mark."""
+        return self.word_mark is not None and label != self.blank and self.labels[label].startswith(self.word_mark)
+
+    def characters(self, label: int) -> str:
+        """What a label writes into the current word."""
+        if label in (self.blank, self.word_boundary):
+            return ""
+        text = self.labels[label]
+        return text.removeprefix(self.word_mark) if self.marks_words and self.word_mark else text
+
+    def words(self, tokens: Sequence[int]) -> list[list[int]]:
+        """Positions of the tokens of each word; without word borders every token is its own word."""
+        found: list[list[int]] = []
+        fresh = True
+        for position, token in enumerate(tokens):
+            if token == self.word_boundary:
+                fresh = True
+                continue
+            if fresh or not self.knows_words or (self.marks_words and self.starts_word(token)):
+                found.append([])
+            fresh = False
+            found[-1].append(position)
+        return found
+
+    def check_phrase(self, phrase: Phrase) -> None:
+        """`VocabularyError` for a bonus or a path that can never count."""
+        if not 0.0 <= phrase.bonus < math.inf:
+            raise VocabularyError(f"phrase {phrase.text!r}: bonus is {phrase.bonus}; give a finite number, 0 or more")
+        for path in [*phrase.paths, *(path for paths in phrase.pronunciations.values() for path in paths)]:
+            self._check_path(phrase.text, path)
+
+    def _check_path(self, text: str, path: Sequence[int]) -> None:
+        for label in path:
+            if not 0 <= label < len(self.labels):
+                last = len(self.labels) - 1
+                raise VocabularyError(f"phrase {text!r}: label id {label} does not exist; the ids run from 0 to {last}")
+            if label == self.blank or label in self.excluded:
+                raise VocabularyError(f"phrase {text!r}: label {self.labels[label]!r} (id {label}) is never written")
+        if not any(label != self.word_boundary for label in path):
+            raise VocabularyError(f"phrase {text!r}: an empty path; give at least one label")
+
+
+@dataclass(frozen=True)
+class PhraseTable:
+    """Phrases made ready for one search; make it once with `BeamSearch.prepare` and use it in any number of calls."""
+
+    phrases: tuple[Phrase, ...]
+    owner: Settings
+    tables: PhraseTables
+    extra: TrieTables
+    start: int
+    longest: int
+    words: tuple[str, ...] = ()
+    """A lexicon search's words, those of the phrases added behind."""
+    word_tables: Any = None
+
+    def __len__(self) -> int:
+        return len(self.phrases)
+
+
+def int64(values: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """An int64 array of its own."""
+    return np.array(values, dtype=np.int64)
+
+
+def no_model() -> NgramTables:
+    """Tables of the same types as a language model's, for a search without one: the kernel is compiled once for both."""
+    from slt_ctc_personalization.ngram_tables import automaton_tables
+
+    whole = np.int64
+    return automaton_tables(
+        np.zeros(6, whole), np.full(2, -1, whole), np.zeros(3, whole), np.zeros(1, np.float32), np.zeros(1, np.int32)
+    )
+
+
+def spelled_words(words: Sequence[str], alphabet: Mapping[str, int]) -> tuple[list[list[int]], list[int]]:
+    """Character ids of every word that the alphabet can write, and the positions of these words."""
+    paths: list[list[int]] = []
+    kept: list[int] = []
+    for index, word in enumerate(words):
+        path = [alphabet.get(character, -1) for character in word]
+        if path and min(path) >= 0:
+            paths.append(path)
+            kept.append(index)
+    return paths, kept
