@@ -136,7 +136,7 @@ class ForgetsTheRest(Good):
 
 BROKEN = {
     "lengths": (HalvesLengths, "output_lengths says"),
-    "padding": (ReadsPadding, r"utterance 1: frame 0 is the first of 31 among 31 that differ"),
+    "padding": (ReadsPadding, r"utterance 0: frame 0 is the first of 48 among 48 that differ"),
     "batch": (ReadsBatch, "utterance 0 alone and in a batch"),
     "gradient": (HasIdleWeight, "no gradient reaches idle.weight"),
     "deterministic": (DrawsGlobally, "two calls with the same input differ"),

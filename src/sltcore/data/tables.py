@@ -166,8 +166,8 @@ def _filled(found: Sequence[Row], sounds: Sequence[Mapping[str, Any]]) -> Datase
     words: dict[str, Any] = {key: datasets.Value("string") for key in COLUMNS}
     sound = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
     features = datasets.Features({**words, "audio": sound, "seconds": datasets.Value("float32")})
-    columns = {key: [getattr(row, key) for row in found] for key in COLUMNS if key != "audio"}
-    return datasets.Dataset.from_dict({**columns, "audio": list(sounds)}, features=features)
+    columns = {key: list(sounds) if key == "audio" else [getattr(row, key) for row in found] for key in COLUMNS}
+    return datasets.Dataset.from_dict(columns, features=features)
 
 
 def _as_audio(table: Dataset) -> Dataset:

@@ -2,61 +2,72 @@
 
 from __future__ import annotations
 
+import _thread
 import importlib
 import json
 import os
-import sys
-from dataclasses import replace
+import signal
 from typing import Any
 
+from sltcore.plugin import Component
+from sltcore.registry.found import Found
 from sltcore.registry.load import load_plugin, new_manager
-from sltcore.registry.rows import Row
-from sltcore.registry.scan import Found
+from sltcore.registry.rows import Row, load_failure
 
 
 def main() -> None:
-    """Read the order from standard input, load, report; what plugins print goes nowhere."""
-    order = json.loads(sys.stdin.read())
-    pipe = os.dup(1)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    """Read the order from standard input, load, report; what plugins print goes nowhere, what they read is empty."""
+    pipe, parent = os.dup(1), os.dup(0)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nowhere, 0)
     os.dup2(nowhere, 1)
+    order = json.loads(_first_line(parent))
+    _thread.start_new_thread(_die_with_parent, (parent,))
 
     def say(**message: Any) -> None:
         os.write(pipe, json.dumps(message).encode() + b"\n")
 
-    sys.path[:0] = order["path"]
     manager = new_manager()
-    wanted = set(order["configs"])
     for item in order["found"]:
         found = Found(**{**item, "shadowed": tuple(item["shadowed"])})
         say(on=found.key)
         row = load_plugin(found, manager)
-        if wanted and row.usable:
-            row = _try_configs(row, wanted)
         say(row=row.to_dict())
+        for component in row.components if row.usable else ():
+            name = f"{component.kind}/{component.name}"
+            wanted = order["configs"] is None or component.name in order["configs"]
+            if wanted and [found.key, name] not in order["skip"]:
+                say(on=found.key, config=name)
+                say(tried=name, fault=_fault(row, component))
+        say(finished=found.key)
     say(done=True)
     os._exit(0)
 
 
-def _try_configs(row: Row, wanted: set[str]) -> Row:
-    for component in row.components:
-        if component.name not in wanted:
-            continue
-        module, _, attribute = component.config.partition(":")
-        try:
-            getattr(importlib.import_module(module), attribute)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            text = " ".join(str(error).split())
-            return replace(
-                row,
-                status="broken",
-                problem=f"the config of {component.kind} '{component.name}' failed to load: {type(error).__name__}: {text}",
-                remedy=f"mend or update it (pip install -U {row.distribution})",
-            )
-    return row
+def _first_line(descriptor: int) -> bytes:
+    data = b""
+    while not data.endswith(b"\n"):
+        more = os.read(descriptor, 65536)
+        if not more:
+            os._exit(1)
+        data += more
+    return data
 
 
-if __name__ == "__main__":
-    main()
+def _die_with_parent(descriptor: int) -> None:
+    """The parent holds the other end open; when it is gone, this process and what plugins started end too."""
+    while os.read(descriptor, 4096):
+        pass
+    os.killpg(0, signal.SIGKILL)
+
+
+def _fault(row: Row, component: Component) -> str:
+    """What is wrong with a component's config, or nothing."""
+    module, _, attribute = component.config.partition(":")
+    try:
+        getattr(importlib.import_module(module), attribute)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        return load_failure(component, "config", f"{row.distribution} {row.version}", error)
+    return ""

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import itertools
+import os
 import pkgutil
+import re
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from types import ModuleType
 from typing import TypeVar
@@ -15,14 +19,17 @@ import pluggy
 
 from sltcore.errors import did_you_mean, nearest
 from sltcore.plugin import API_VERSION, Command, Component, Hooks
-from sltcore.registry.rows import Row
-from sltcore.registry.scan import Found
+from sltcore.registry.found import Found
+from sltcore.registry.rows import Row, describe_error, one_line
 
 T = TypeVar("T")
 
 SLOW_S = 0.5
 HEAVY = ("torch", "numpy", "datasets", "transformers", "numba", "scipy", "pandas", "pydantic")
 HOOKS = tuple(name for name in vars(Hooks) if name.startswith("slt_"))
+MAX_ANSWERS = 1000
+_VALUE = re.compile(r"(\w+(?:\.\w+)*)\s*(?::\s*(\w+(?:\.\w+)*))?\s*(?:\[.*\])?")
+_TEXTS = ("kind", "name", "impl", "config", "summary", "source")
 
 
 def new_manager() -> pluggy.PluginManager:
@@ -34,7 +41,48 @@ def new_manager() -> pluggy.PluginManager:
 
 def load_plugin(found: Found, manager: pluggy.PluginManager) -> Row:
     """Import, check and register one plugin; never raises, except for KeyboardInterrupt."""
-    row = Row(
+    row = row_of(found)
+    if found.problem:
+        return _broken(row, found.problem, found.remedy)
+    value = _VALUE.fullmatch(found.value.strip())
+    if value is None:
+        return replace(
+            row,
+            status="misspelt",
+            problem=f"its entry point reads '{one_line(found.value)}', which is no module's name",
+            remedy="write package.module there, such as slt_x.plugin, and reinstall it",
+        )
+    before = set(sys.modules)
+    start = time.perf_counter()
+    try:
+        module = _import(value[1])
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        return _failed_import(row, value[1], error)
+    try:
+        row = _examined(row, found, module, value[2], manager)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        _forget(manager, found)
+        return _broken(row, f"slt_components raised {describe_error(error)}", "mend or uninstall it")
+    row = replace(row, seconds=round(time.perf_counter() - start, 4))
+    if row.status == "ok" and row.seconds > SLOW_S:
+        heavy = [name for name in HEAVY if name in sys.modules and name not in before]
+        cause = f" and pulls in {', '.join(heavy)}" if heavy else ""
+        return replace(
+            row,
+            status="slow",
+            problem=f"importing {value[1]} takes {row.seconds:.1f} s{cause}",
+            remedy="import heavy modules inside the builder, not in plugin.py",
+        )
+    return row
+
+
+def row_of(found: Found) -> Row:
+    """The row of a plugin about which nothing but its announcement is known."""
+    return Row(
         plugin=found.plugin,
         distribution=found.distribution,
         version=found.version,
@@ -42,50 +90,47 @@ def load_plugin(found: Found, manager: pluggy.PluginManager) -> Row:
         location=found.location,
         shadowed=found.shadowed,
     )
-    before = set(sys.modules)
-    start = time.perf_counter()
-    try:
-        module = _import(found)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        return _failed_import(row, found, error)
-    row = replace(row, seconds=time.perf_counter() - start)
-    problem = _api_problem(row, module)
-    if problem is not None:
-        return problem
-    try:
-        row = _register(row, found, module, manager)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        _forget(manager, found)
-        return _broken(row, f"slt_components raised {_describe(error)}", "mend or uninstall it")
-    if row.status == "ok" and row.seconds > SLOW_S:
-        heavy = [name for name in HEAVY if name in sys.modules and name not in before]
-        cause = f" and pulls in {', '.join(heavy)}" if heavy else ""
-        return replace(
-            row,
-            status="slow",
-            problem=f"importing {module.__name__} takes {row.seconds:.1f} s{cause}",
-            remedy="import heavy modules inside the builder, not in plugin.py",
-        )
-    return row
 
 
-def _import(found: Found) -> ModuleType:
-    module_name, _, attribute = found.value.partition(":")
-    module = importlib.import_module(module_name.strip())
+def disabled_row(found: Found, setting: str) -> Row:
+    """The row of a plugin that a setting keeps out."""
+    return replace(
+        row_of(found),
+        status="disabled",
+        problem=f"kept out by {setting}={os.environ.get(setting, '')!r}",
+        remedy=f"change or unset {setting}",
+    )
+
+
+def _import(name: str) -> ModuleType:
+    module = importlib.import_module(name)
+    if not isinstance(module, ModuleType):
+        raise TypeError(f"{name} replaced itself by a {type(module).__name__}, expected a module that holds the hooks")
+    return module
+
+
+def _examined(row: Row, found: Found, module: ModuleType, attribute: str | None, manager: pluggy.PluginManager) -> Row:
     target: object = module
     for part in attribute.split(".") if attribute else ():
-        target = getattr(target, part.strip())
+        if not hasattr(target, part):
+            names = [name for name in dir(target) if not name.startswith("_")]
+            return replace(
+                row,
+                status="misspelt",
+                problem=f"its entry point names '{found.value}', but {module.__name__} has no '{attribute}'",
+                remedy=f"correct the entry point in its pyproject.toml and reinstall it.{did_you_mean(part, names)}",
+            )
+        target = getattr(target, part)
     if not isinstance(target, ModuleType):
-        raise TypeError(f"{found.value} is a {type(target).__name__}, expected a module that holds the hooks")
-    return target
+        return _broken(
+            row,
+            f"{found.value} is a {type(target).__name__}, expected a module that holds the hooks",
+            f"let the entry point name the module alone: {module.__name__}",
+        )
+    return _api_problem(row, target) or _register(row, found, target, manager)
 
 
-def _failed_import(row: Row, found: Found, error: BaseException) -> Row:
-    module_name = found.value.partition(":")[0].strip()
+def _failed_import(row: Row, module_name: str, error: BaseException) -> Row:
     missing = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
     if missing and (module_name == missing or module_name.startswith(missing + ".")):
         siblings = _siblings(module_name)
@@ -93,19 +138,19 @@ def _failed_import(row: Row, found: Found, error: BaseException) -> Row:
         return replace(
             row,
             status="misspelt",
-            problem=f"its entry point names module '{found.value}', but there is no '{missing}'{exists}",
+            problem=f"its entry point names module '{module_name}', but there is no '{missing}'{exists}",
             remedy=f"correct the entry point in its pyproject.toml and reinstall it.{did_you_mean(module_name.rpartition('.')[2], siblings)}",
         )
     if missing:
         return _broken(
             row,
-            _describe(error),
-            f"pip install the distribution that brings '{missing}', or set SLT_DISABLE={found.plugin}",
+            describe_error(error),
+            f"pip install the distribution that brings '{missing}', or set SLT_DISABLE={row.plugin}",
         )
     return _broken(
         row,
-        _describe(error),
-        f"mend or update it (pip install -U {found.distribution}), or set SLT_DISABLE={found.plugin}",
+        describe_error(error),
+        f"mend or update it (pip install -U {row.distribution}), or set SLT_DISABLE={row.plugin}",
     )
 
 
@@ -159,16 +204,24 @@ def _register(row: Row, found: Found, module: ModuleType, manager: pluggy.Plugin
         manager.check_pending()
     except pluggy.PluginValidationError as error:
         _forget(manager, found)
-        return _broken(row, " ".join(str(error).split()), "compare its hooks with `sltcore.plugin.Hooks`")
-    components = _answer(manager, module, "slt_components", Component)
-    commands = _answer(manager, module, "slt_commands", Command)
-    names = [f"{component.kind}/{component.name}" for component in components]
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        _forget(manager, found)
-        return _broken(
-            row, f"it declares {', '.join(repeated)} more than once", "give each component a name of its own"
-        )
+        return _broken(row, one_line(str(error)), "compare its hooks with `sltcore.plugin.Hooks`")
+    components: list[Component] = []
+    commands: list[Command] = []
+    for hook, kind, answers in (("slt_components", Component, components), ("slt_commands", Command, commands)):
+        junk = _collect(manager, module, hook, kind, answers)
+        if junk:
+            _forget(manager, found)
+            return _broken(row, junk, f"let {hook} return a list of sltcore.plugin.{kind.__name__}")
+    for what, names in (
+        ("component", [f"{component.kind}/{component.name}" for component in components]),
+        ("command", [command.name for command in commands]),
+    ):
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            _forget(manager, found)
+            return _broken(
+                row, f"it declares {', '.join(repeated)} more than once", f"give each {what} a name of its own"
+            )
     return replace(
         row,
         components=tuple(components),
@@ -204,15 +257,25 @@ def _hook_problem(row: Row, module: ModuleType, manager: pluggy.PluginManager) -
     return None
 
 
-def _answer(manager: pluggy.PluginManager, module: ModuleType, hook: str, kind: type[T]) -> list[T]:
-    answers: list[T] = []
+def _collect(manager: pluggy.PluginManager, module: ModuleType, hook: str, kind: type[T], into: list[T]) -> str:
+    """Put a hook's answers into a list; what is wrong with them, or nothing."""
     for implementation in getattr(manager.hook, hook).get_hookimpls():
-        if implementation.plugin is module:
-            answers.extend(implementation.function())
-    for answer in answers:
-        if not isinstance(answer, kind):
-            raise TypeError(f"{hook} gave a {type(answer).__name__}, expected {kind.__name__}")
-    return answers
+        if implementation.plugin is not module:
+            continue
+        answers = implementation.function()
+        if isinstance(answers, str | bytes) or not isinstance(answers, Iterable):
+            return f"{hook} returned a {type(answers).__name__}, expected a list of {kind.__name__}"
+        for index, answer in enumerate(itertools.islice(answers, MAX_ANSWERS + 1)):
+            if index == MAX_ANSWERS:
+                return f"{hook} returned more than {MAX_ANSWERS} items"
+            if not isinstance(answer, kind):
+                return f"{hook} returned a list whose item {index} is a {type(answer).__name__}, expected {kind.__name__}"
+            for name, value in vars(answer).items():
+                wanted: type = str if name in _TEXTS else int if name == "version" else object
+                if not isinstance(value, wanted):
+                    return f"{hook} returned an item whose {name} is {one_line(repr(value))}, expected {'text' if wanted is str else 'a whole number'}"
+            into.append(answer)
+    return ""
 
 
 def _forget(manager: pluggy.PluginManager, found: Found) -> None:
@@ -222,8 +285,3 @@ def _forget(manager: pluggy.PluginManager, found: Found) -> None:
 
 def _broken(row: Row, problem: str, remedy: str) -> Row:
     return replace(row, status="broken", problem=problem, remedy=remedy)
-
-
-def _describe(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -13,10 +12,9 @@ from typing import Any
 from sltcore.errors import PluginError, did_you_mean
 from sltcore.plugin import KINDS, Component
 from sltcore.registry.known import distribution_of
-from sltcore.registry.load import load_plugin, new_manager
-from sltcore.registry.probe import disabled_row
-from sltcore.registry.rows import Row
-from sltcore.registry.scan import scan, selected
+from sltcore.registry.load import disabled_row, load_plugin, new_manager
+from sltcore.registry.rows import Row, load_failure, one_line, refuse_problems
+from sltcore.registry.announcements import canonical, is_strict, scan, selected, settings_problems
 
 
 @dataclass(frozen=True)
@@ -50,17 +48,8 @@ class Entry:
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            text = " ".join(str(error).split())
-            missing = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
-            remedy = (
-                f"install the distribution that brings '{missing}'"
-                if missing
-                else f"mend or update {self.distribution}"
-            )
-            raise PluginError(
-                f"{self.label} is declared by {self.distribution} {self.version}, whose {what} {value} failed to load: "
-                f"{type(error).__name__}: {text}. Next: {remedy}, or set SLT_DISABLE={self.distribution}"
-            ) from error
+            origin = f"{self.distribution} {self.version}"
+            raise PluginError(load_failure(self.component, what, origin, error)) from error
 
 
 class Registry:
@@ -72,13 +61,15 @@ class Registry:
 
     def __init__(self, *, path: Sequence[str] | None = None) -> None:
         self.manager = new_manager()
+        strict = is_strict()
+        announced = scan(path)
         rows = []
-        for found in scan(path):
+        for found in announced:
             setting = selected(found)
             rows.append(load_plugin(found, self.manager) if setting is None else disabled_row(found, setting))
         self.rows = mark_collisions(rows)
-        if os.environ.get("SLT_STRICT") == "1":
-            self._raise_first_problem()
+        if strict:
+            refuse_problems(self.rows, settings_problems(announced))
 
     @classmethod
     def from_rows(cls, rows: Iterable[Row]) -> Registry:
@@ -88,14 +79,6 @@ class Registry:
         registry.rows = mark_collisions(list(rows))
         return registry
 
-    def _raise_first_problem(self) -> None:
-        for row in self.rows:
-            if row.status not in ("ok", "disabled"):
-                raise PluginError(
-                    f"plugin '{row.plugin}' of {row.distribution} {row.version} is {row.status}: {row.problem}. "
-                    f"Next: {row.remedy} (SLT_STRICT=1)"
-                )
-
     @cached_property
     def entries(self) -> tuple[Entry, ...]:
         """Every usable component, sorted by kind and name."""
@@ -104,21 +87,13 @@ class Registry:
             for row in self.rows
             if row.usable
             for component in row.components
+            if f"{component.kind}/{component.name}" not in row.faults
         ]
         return tuple(sorted(found, key=lambda e: (KINDS.index(e.component.kind), e.component.name, e.distribution)))
 
     def names(self, *kinds: str) -> list[str]:
-        """Names that are usable for any of the kinds; colliding ones as `distribution/name`."""
-        wanted = [entry for entry in self.entries if entry.component.kind in kinds]
-        plain = [entry.component.name for entry in wanted]
-        return sorted(
-            {
-                entry.component.name
-                if plain.count(entry.component.name) == 1
-                else f"{entry.distribution}/{entry.component.name}"
-                for entry in wanted
-            }
-        )
+        """Names that are usable for any of the kinds, each the shortest that means one component alone."""
+        return sorted(self.address(entry, kinds) for entry in self.entries if entry.component.kind in kinds)
 
     def find(self, kind: str | Sequence[str], name: str) -> Entry:
         """The component `name` (or `distribution/name`) of a kind, or of one of several kinds.
@@ -126,52 +101,72 @@ class Registry:
         **Raises** `PluginError` when there is none (naming what is installed, the nearest, and the pip command of a
         published plugin), when its plugin failed to load, or when two distributions offer it.
         """
-        kinds = (kind,) if isinstance(kind, str) else tuple(kind)
-        kind_prefix, _, rest = name.rpartition("/")
-        if kind_prefix in KINDS:
-            kinds, name, kind_prefix = (kind_prefix,), rest, ""
-        plain = rest if kind_prefix else name
+        kinds = (kind,) if isinstance(kind, str) else tuple(dict.fromkeys(kind))
+        what, shown = " or ".join(kinds), one_line(name)
+        first, _, rest = name.partition("/")
+        if first in kinds and rest:
+            kinds, name = (first,), rest
+        distribution, _, plain = name.rpartition("/")
         matches = [
             entry
             for entry in self.entries
             if entry.component.kind in kinds
             and entry.component.name == plain
-            and (not kind_prefix or entry.distribution == kind_prefix)
+            and (not distribution or entry.distribution == canonical(distribution))
         ]
         if len(matches) == 1:
             return matches[0]
-        what = " or ".join(kinds)
         if matches:
-            choices = ", ".join(
-                f"{m.distribution}/{m.component.name}"
-                if len(set(kinds)) == 1
-                else f"{m.component.kind}/{m.component.name}"
-                for m in matches
-            )
-            raise PluginError(f"{what} '{name}' is offered {len(matches)} times; write one of: {choices}")
-        raise PluginError(self._missing(kinds, what, name))
+            choices = ", ".join(self.address(match, kinds) for match in matches)
+            raise PluginError(f"{what} '{shown}' is offered {len(matches)} times; write one of: {choices}")
+        raise PluginError(self._missing(kinds, what, distribution, plain, shown))
 
-    def _missing(self, kinds: tuple[str, ...], what: str, name: str) -> str:
-        plain = name.rpartition("/")[2]
+    def address(self, entry: Entry, kinds: Sequence[str]) -> str:
+        """The shortest `use:` that means this component where any of `kinds` may stand."""
+        name = entry.component.name
+        same = [e for e in self.entries if e.component.kind in kinds and e.component.name == name]
+        if len(same) == 1:
+            return name
+        if len({e.distribution for e in same}) == len(same):
+            return f"{entry.distribution}/{name}"
+        if len({e.component.kind for e in same}) == len(same):
+            return f"{entry.component.kind}/{name}"
+        return f"{entry.component.kind}/{entry.distribution}/{name}"
+
+    def _missing(self, kinds: tuple[str, ...], what: str, distribution: str, plain: str, shown: str) -> str:
+        wanted = {f"{kind}/{plain}" for kind in kinds}
         for row in self.rows:
-            if not row.usable and any(c.kind in kinds and c.name == plain for c in row.components):
-                return f"{what} '{name}' is declared by {row.distribution} {row.version}, which is {row.status}: {row.problem}. Next: {row.remedy}"
+            if distribution and row.distribution != canonical(distribution):
+                continue
+            for fault in sorted(wanted & set(row.faults)):
+                return row.faults[fault]
+            if not row.usable and any(f"{c.kind}/{c.name}" in wanted for c in row.components):
+                return f"{what} '{shown}' is declared by {_sick(row)}"
         for kind in kinds:
-            distribution = distribution_of(kind, plain)
+            publisher = distribution_of(kind, plain)
+            if publisher is None or (distribution and canonical(distribution) != publisher):
+                continue
             for row in self.rows:
-                if distribution == row.distribution and not row.usable:
-                    return f"{what} '{name}' is part of {row.distribution} {row.version}, which is {row.status}: {row.problem}. Next: {row.remedy}"
-            if distribution is not None:
-                return (
-                    f"{what} '{name}' is not installed; it comes with {distribution}. Next: pip install {distribution}"
-                )
+                if row.distribution == publisher and not row.usable:
+                    return f"{what} '{shown}' is part of {_sick(row)}"
+            if not any(row.distribution == publisher for row in self.rows):
+                return f"{what} '{shown}' is not installed; it comes with {publisher}. Next: pip install {publisher}"
+            return f"{what} '{shown}' is not in the {publisher} that is installed. Next: pip install -U {publisher}"
         installed = self.names(*kinds)
         others = sorted(
             {e.component.kind for e in self.entries if e.component.name == plain and e.component.kind not in kinds}
         )
-        elsewhere = f" There is a {others[0]} of that name." if others else ""
-        listed = f"installed: {', '.join(installed)}" if installed else f"no plugin brings a {what}"
-        return f"no {what} is named '{name}'; {listed}.{did_you_mean(plain, installed)}{elsewhere}"
+        elsewhere = f" There is {_article(others[0])} of that name." if others else ""
+        listed = f"installed: {', '.join(installed)}" if installed else f"no plugin brings {_article(what)}"
+        return f"no {what} is named '{shown}'; {listed}.{did_you_mean(plain, installed)}{elsewhere}"
+
+
+def _sick(row: Row) -> str:
+    return f"{row.distribution} {row.version}, which is {row.status}: {row.problem}. Next: {row.remedy}"
+
+
+def _article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeo' else 'a'} {noun}"
 
 
 def mark_collisions(rows: list[Row]) -> list[Row]:

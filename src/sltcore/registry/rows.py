@@ -81,8 +81,23 @@ def describe_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def refuse_problems(rows: Iterable[Row]) -> None:
-    """**Raises** `PluginError` for the first row that is neither "ok" nor disabled on purpose (SLT_STRICT=1)."""
+def load_failure(component: Component, what: str, origin: str, error: BaseException) -> str:
+    """The one line for a component whose `what` ("impl" or "config") cannot be imported; `origin` is its distribution
+    and version."""
+    distribution = origin.partition(" ")[0]
+    missing = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
+    remedy = f"install the distribution that brings '{missing}'" if missing else f"mend or update {distribution}"
+    return (
+        f"{component.kind} '{component.name}' is declared by {origin}, whose {what} {getattr(component, what)} failed to "
+        f"load: {describe_error(error)}. Next: {remedy}, or set SLT_DISABLE={distribution}"
+    )
+
+
+def refuse_problems(rows: Iterable[Row], settings: Iterable[str] = ()) -> None:
+    """**Raises** `PluginError` for the first row that is neither "ok" nor disabled on purpose, or for a setting that
+    names no plugin (SLT_STRICT=1)."""
+    for problem in settings:
+        raise PluginError(f"{problem} (SLT_STRICT=1)")
     for row in rows:
         if row.status not in ("ok", "disabled"):
             raise PluginError(

@@ -121,7 +121,7 @@ def rows_of(plugins: tuple[str, ...]) -> list[Row]:
 
 
 def installed() -> str:
-    """Names of all plugins, for a message."""
+    """Names of the plugins that can be used, for a message."""
     from sltcore.registry import default_registry
 
-    return ", ".join(sorted({row.plugin for row in default_registry().rows})) or "none"
+    return ", ".join(sorted({row.plugin for row in default_registry().rows if row.usable})) or "none"

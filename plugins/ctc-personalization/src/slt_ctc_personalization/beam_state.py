@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from slt_ctc_personalization.compiled import compile_function, first_call
+from slt_ctc_personalization.compiled import compile_kernel, first_call
 from slt_ctc_personalization.kernel import Beam, Scratch
 from slt_ctc_personalization.prefix_tree import (
     CHILD, CONTROL_INTS, FLAGS, FRAME, FREE, KEY, LEFT, LM, NEXT, NODE_FLOATS,
@@ -30,7 +30,7 @@ class Clock(NamedTuple):
         return self.offset_s + first * self.frame_shift_s, self.offset_s + (last + 1) * self.frame_shift_s
 
 
-@compile_function
+@compile_kernel
 def trace_rows(nodes: npt.NDArray[np.int64], node: int, out: npt.NDArray[np.int64]) -> int:
     """Rows from `node` up to the root, newest first; returns how many there are, also when `out` is shorter."""
     count = 0
@@ -61,7 +61,7 @@ class BeamState:
         self.beam = Beam(nodes, numbers, control, places, *masses)
         self.scratch = Scratch(
             np.zeros(candidates, np.int64),
-            *(np.zeros(candidates) for _ in range(4)),
+            *(np.zeros(candidates) for _ in range(5)),
             tokens=np.zeros(labels, np.int64),
             stamp=np.full(labels, -1, np.int64),
         )

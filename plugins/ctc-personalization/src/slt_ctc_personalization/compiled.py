@@ -21,15 +21,19 @@ ANNOUNCE_AFTER_S = 0.8
 """A kernel that is on disk loads in a fraction of this; whatever takes longer is being compiled."""
 
 
-def compile_function(function: Callable[..., Any]) -> Any:
+def compile_function(function: Callable[..., Any], *, allocates: bool = True) -> Any:
     """`function` compiled by numba on its first call, without the GIL, kept on disk where a folder can be written.
+
+    A function that `allocates` no arrays is compiled without reference counting, which costs a search more than half
+    of its time otherwise.
 
     Folders tried in order: numba's own choice (`NUMBA_CACHE_DIR`, beside the source, the user's cache folder), then a
     private folder under the system's temporary folder. When none can be written the function is compiled anew in each
     process.
     """
+    options = {"nogil": True} if allocates else {"nogil": True, "_nrt": False}
     try:
-        return numba.njit(cache=True, nogil=True)(function)
+        return numba.njit(cache=True, **options)(function)
     except (RuntimeError, OSError):
         pass
     folder = _private_folder()
@@ -37,17 +41,27 @@ def compile_function(function: Callable[..., Any]) -> Any:
         before = numba.config.CACHE_DIR
         numba.config.CACHE_DIR = str(folder)
         try:
-            return numba.njit(cache=True, nogil=True)(function)
+            return numba.njit(cache=True, **options)(function)
         except (RuntimeError, OSError):
             pass
         finally:
             numba.config.CACHE_DIR = before
-    return numba.njit(nogil=True)(function)
+    return numba.njit(**options)(function)
+
+
+def compile_kernel(function: Callable[..., Any]) -> Any:
+    """As `compile_function`, for a function that allocates nothing."""
+    return compile_function(function, allocates=False)
 
 
 def inline_function(function: Callable[..., Any]) -> Any:
-    """`function` compiled as a part of the kernels that call it; kept on disk inside them, never by itself."""
-    return numba.njit(nogil=True)(function)
+    """`function`, which allocates nothing, as a part of the kernels that call it; kept on disk inside them."""
+    return numba.njit(nogil=True, _nrt=False, inline="always")(function)
+
+
+def called_function(function: Callable[..., Any]) -> Any:
+    """As `inline_function`, for a function with loops that is called and not copied into its callers."""
+    return numba.njit(nogil=True, _nrt=False)(function)
 
 
 def cache_folder(dispatcher: Any) -> str | None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from slt_ctc_personalization.compiled import compile_function, inline_function
+from slt_ctc_personalization.compiled import called_function, compile_kernel, inline_function
 from slt_ctc_personalization.lexicon_trie import TrieTables, find_child
 from slt_ctc_personalization.ngram import NgramTables, ngram_end, ngram_step
 from slt_ctc_personalization.phrases import PhraseTables, go_to
@@ -64,18 +64,19 @@ class Beam(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """One frame's candidates: node, masses, score, a copy to select from; admitted labels and who has tried a label."""
+    """One frame's candidates: node, masses and their sum, score, a copy to select from; admitted labels and who has tried a label."""
 
     node: npt.NDArray[np.int64]
     blank: npt.NDArray[np.float64]
     label: npt.NDArray[np.float64]
+    total: npt.NDArray[np.float64]
     score: npt.NDArray[np.float64]
     copy: npt.NDArray[np.float64]
     tokens: npt.NDArray[np.int64]
     stamp: npt.NDArray[np.int64]
 
 
-@inline_function
+@called_function
 def admit_tokens(row, options, labels, tokens):
     """Labels above the threshold, or the likeliest: (how many, the largest value left out, the largest of all)."""
     size, rest, rest_label, top = 0, -INFINITY, -1, row[options.blank]
@@ -95,7 +96,7 @@ def admit_tokens(row, options, labels, tokens):
     return size, rest, max(top, rest)
 
 
-@inline_function
+@called_function
 def base_of(nodes, numbers, parent, own, span):
     """Bonus earned before the first label of a match that ends at a node with this parent."""
     if span <= 1:
@@ -156,8 +157,8 @@ def close_phrase(beam, options, phrases, node, boundary):
 
 
 @inline_function
-def new_prefix(beam, options, labels, spellings, extra, phrases, lm, parent, label, frame):
-    """The node for `label` after `parent`, with all that is added to its acoustic score."""
+def new_prefix(beam, options, labels, spellings, extra, phrases, lm, parent, label, mass, least):
+    """The node for `label` after `parent`, with all that is added to its acoustic score; -1 if that is below `least`."""
     nodes, numbers = beam.nodes, beam.numbers
     edge = labels.kind.shape[0]
     flags = nodes[parent, FLAGS]
@@ -195,7 +196,10 @@ def new_prefix(beam, options, labels, spellings, extra, phrases, lm, parent, lab
             done += options.lm_weight * log_prob + options.word_bonus
     if state > 0:
         earned = earn(nodes, numbers, phrases, state, parent, own, earned, 0)
-    node = add_node(nodes, beam.control, parent, label, frame)
+    bonus = boost(nodes, numbers, phrases, state, parent, own, earned) if state > 0 else earned
+    if not (mass + done + pending + bonus >= least):
+        return -1
+    node = add_node(nodes, beam.control, parent, label, beam.control[FRAME])
     nodes[node, LM] = lm_state
     nodes[node, SPELL] = spelled
     nodes[node, EXTRA] = listed
@@ -204,12 +208,11 @@ def new_prefix(beam, options, labels, spellings, extra, phrases, lm, parent, lab
     numbers[node, DONE] = done
     numbers[node, BASE] = own
     numbers[node, EARNED] = earned
-    bonus = boost(nodes, numbers, phrases, state, parent, own, earned) if state > 0 else earned
     numbers[node, FUSED] = done + pending + bonus
     return node
 
 
-@inline_function
+@called_function
 def stay(beam, scratch, options, row, both):
     """All hypotheses one frame later without a new label; returns a lower bound of the best score."""
     nodes, top = beam.nodes, -INFINITY
@@ -248,38 +251,51 @@ def arrive(beam, scratch, node, mass, size):
     return size
 
 
-@inline_function
+@called_function
 def score_candidates(beam, scratch, low, high):
     """Scores of the candidates `low ... high - 1`, and the best."""
     best = -INFINITY
     for slot in range(low, high):
-        mass = log_add(scratch.blank[slot], scratch.label[slot])
-        scratch.score[slot] = mass + beam.numbers[scratch.node[slot], FUSED]
+        scratch.total[slot] = log_add(scratch.blank[slot], scratch.label[slot])
+        scratch.score[slot] = scratch.total[slot] + beam.numbers[scratch.node[slot], FUSED]
         best = max(best, scratch.score[slot])
     return best
 
 
-@inline_function
-def thin_out(beam, scratch, options, low, size):
-    """Keep the best `beam` of the new candidates `low ... size - 1`; returns (their end, the least score kept)."""
+@called_function
+def thin_out(beam, scratch, options, low, size, least):
+    """Keep the best `beam` of the new candidates `low ... size - 1`; returns (their end, the least score kept or given)."""
     score_candidates(beam, scratch, low, size)
     count = size - low
-    scratch.copy[:count] = scratch.score[low:size]
-    least = kth_largest(scratch.copy, count, options.beam)
+    for slot in range(count):
+        scratch.copy[slot] = scratch.score[low + slot]
+    kth = kth_largest(scratch.copy, count, options.beam)
     end = low
     for slot in range(low, size):
         node = scratch.node[slot]
-        if scratch.score[slot] >= least and end - low < options.beam:
+        if scratch.score[slot] >= kth and end - low < options.beam:
             scratch.node[end], scratch.blank[end], scratch.label[end] = node, scratch.blank[slot], scratch.label[slot]
             beam.nodes[node, SLOT] = end
             end += 1
         else:
             beam.nodes[node, SLOT] = -1
             release(beam.nodes, beam.control, node)
-    return end, least
+    return end, max(least, kth)
 
 
 @inline_function
+def swap_first(beam, index):
+    """Put hypothesis `index` first: what the best one reaches limits what is worth trying for the others."""
+    if index < beam.control[SIZE]:
+        beam.node[0], beam.node[index] = beam.node[index], beam.node[0]
+        beam.blank[0], beam.blank[index] = beam.blank[index], beam.blank[0]
+        beam.label[0], beam.label[index] = beam.label[index], beam.label[0]
+        beam.total[0], beam.total[index] = beam.total[index], beam.total[0]
+        beam.nodes[beam.node[index], SLOT] = index
+        beam.nodes[beam.node[0], SLOT] = 0
+
+
+@called_function
 def survive(beam, scratch, options, size):
     """The best candidates become the beam; the nodes of the others are freed."""
     best = score_candidates(beam, scratch, 0, size)
@@ -291,23 +307,55 @@ def survive(beam, scratch, options, size):
             count += 1
     if count > options.beam:
         least = kth_largest(scratch.copy, count, options.beam)
-    kept = 0
+    kept, first = 0, 0
     for slot in range(size):
         node = scratch.node[slot]
+        if scratch.score[slot] == best:
+            first = kept
         if kept < options.beam and scratch.score[slot] >= least and scratch.score[slot] > -INFINITY:
             beam.node[kept], beam.blank[kept], beam.label[kept] = node, scratch.blank[slot], scratch.label[slot]
-            beam.total[kept] = log_add(scratch.blank[slot], scratch.label[slot])
+            beam.total[kept] = scratch.total[slot]
             beam.nodes[node, SLOT] = kept
             kept += 1
         else:
             beam.nodes[node, SLOT] = -1
+    beam.control[SIZE] = kept
+    swap_first(beam, first)
     for slot in range(size):
         if beam.nodes[scratch.node[slot], SLOT] < 0:
             release(beam.nodes, beam.control, scratch.node[slot])
-    beam.control[SIZE] = kept
 
 
-@compile_function
+@inline_function
+def gain_of(options, labels, label):
+    """The most that a label can add to a score beside phrases: bonuses for the word it ends, and for the one it begins."""
+    if options.lm_unit == TOKEN_LM:
+        return max(options.word_bonus, 0.0)
+    gain = 0.0
+    if label == options.boundary or labels.kind[label] & STARTS_WORD:
+        gain = max(options.word_bonus, 0.0)
+    if options.look_ahead and label != options.boundary:
+        gain += max(options.word_bonus, 0.0)
+    return gain
+
+
+@inline_function
+def extend(beam, scratch, options, labels, spellings, extra, phrases, lm, index, label, value, reach, size, least):
+    """Try `label` behind hypothesis `index`; returns the number of candidates and the least score worth trying."""
+    node = beam.node[index]
+    mass = (beam.blank[index] if label == beam.nodes[node, KEY] else beam.total[index]) + value
+    child = child_by_key(beam.nodes, node, label)
+    if child < 0:
+        bound = beam.numbers[node, DONE] + beam.numbers[node, EARNED] + reach + gain_of(options, labels, label)
+        if mass > -INFINITY and mass + bound >= least:
+            child = new_prefix(beam, options, labels, spellings, extra, phrases, lm, node, label, mass, least)
+    if child >= 0:
+        size = arrive(beam, scratch, child, mass, size)
+        least = max(least, mass + beam.numbers[child, FUSED] + options.prune)
+    return size, least
+
+
+@compile_kernel
 def search_labels(log_probs, begin, end, options, labels, spellings, extra, phrases, lm, beam, scratch):
     """Read frames `begin ... end - 1` of `log_probs` [t v] float32; returns the first frame not read.
 
@@ -316,7 +364,6 @@ def search_labels(log_probs, begin, end, options, labels, spellings, extra, phra
     """
     nodes, numbers, control = beam.nodes, beam.numbers, beam.control
     capacity = scratch.node.shape[0]
-    gain = 2.0 * max(options.word_bonus, 0.0)
     edge = labels.kind.shape[0]
     for frame in range(begin, end):
         if control[LEFT] < capacity:
@@ -328,71 +375,52 @@ def search_labels(log_probs, begin, end, options, labels, spellings, extra, phra
         both = row[options.blank]
         if options.boundary >= 0:
             both = log_add(both, row[options.boundary])
-        size = control[SIZE]
+        first_new = size = control[SIZE]
         least = stay(beam, scratch, options, row, both) + options.prune
-        first_new = size
-        for index in range(control[SIZE]):
+        for index in range(first_new):
             node = beam.node[index]
-            last = nodes[node, KEY]
             state = nodes[node, PHRASE]
-            own = numbers[node, DONE] + numbers[node, EARNED] + gain
             trial = control[FRAME] * options.beam + index + 1
-            bound = own + phrases.reach[state]
             for place in range(tokens):
                 label = scratch.tokens[place]
                 scratch.stamp[label] = trial
                 if label == options.boundary and nodes[node, FLAGS] & ABSORBS:
                     continue
-                mass = (beam.blank[index] if label == last else beam.total[index]) + row[label]
-                child = child_by_key(nodes, node, label)
-                if child < 0:
-                    if not (mass + bound >= least) or mass == -INFINITY:
-                        continue
-                    child = new_prefix(
-                        beam, options, labels, spellings, extra, phrases, lm, node, label, control[FRAME]
-                    )
-                size = arrive(beam, scratch, child, mass, size)
                 if size == capacity:
-                    size, kept = thin_out(beam, scratch, options, first_new, size)
-                    least = max(least, kept)
-            while state > 0 and phrases.span[state] > 0:
-                if beam.total[index] + rest + own + phrases.reach[state] < least:
-                    break
-                begin_child, edge_child = phrases.first[state], -1
-                end_child = begin_child + phrases.count[state]
-                while begin_child < end_child:
-                    label, credit = phrases.label[begin_child], phrases.credit[begin_child]
-                    if label == edge:
-                        if options.edges == BOUNDARY_EDGES:
-                            label = options.boundary
-                        else:
-                            edge_child = begin_child
-                    begin_child += 1
-                    if begin_child == end_child and edge_child >= 0:
-                        begin_child, end_child = phrases.first[edge_child], phrases.first[edge_child] + phrases.count[edge_child]
-                        edge_child = -1
-                    if label == edge or scratch.stamp[label] == trial or row[label] == -INFINITY:
-                        continue
-                    mass = (beam.blank[index] if label == last else beam.total[index]) + row[label]
-                    if not (mass + own + credit >= least) or mass == -INFINITY:
+                    size, least = thin_out(beam, scratch, options, first_new, size, least)
+                size, least = extend(
+                    beam, scratch, options, labels, spellings, extra, phrases, lm, index, label, row[label],
+                    phrases.reach[state], size, least,
+                )  # fmt: skip
+            own = beam.total[index] + numbers[node, DONE] + numbers[node, EARNED] + 2.0 * max(options.word_bonus, 0.0)
+            while state > 0 and phrases.span[state] > 0 and own + rest + phrases.reach[state] >= least:
+                place, stop, behind_edge = phrases.first[state], phrases.first[state] + phrases.count[state], -1
+                while place < stop:
+                    label, credit = phrases.label[place], phrases.credit[place]
+                    if label == edge and options.edges == BOUNDARY_EDGES:
+                        label = options.boundary
+                    elif label == edge:
+                        behind_edge = place
+                    place += 1
+                    if place == stop and behind_edge >= 0:
+                        place, stop = phrases.first[behind_edge], phrases.first[behind_edge] + phrases.count[behind_edge]
+                        behind_edge = -1
+                    if label == edge or scratch.stamp[label] == trial or not (own + row[label] + credit >= least):
                         continue
                     scratch.stamp[label] = trial
-                    child = child_by_key(nodes, node, label)
-                    if child < 0:
-                        child = new_prefix(
-                            beam, options, labels, spellings, extra, phrases, lm, node, label, control[FRAME]
-                        )
-                    size = arrive(beam, scratch, child, mass, size)
                     if size == capacity:
-                        size, kept = thin_out(beam, scratch, options, first_new, size)
-                        least = max(least, kept)
+                        size, least = thin_out(beam, scratch, options, first_new, size, least)
+                    size, least = extend(
+                        beam, scratch, options, labels, spellings, extra, phrases, lm, index, label, row[label],
+                        credit, size, least,
+                    )  # fmt: skip
                 state = phrases.fail[state]
         survive(beam, scratch, options, size)
         control[FRAME] += 1
     return end
 
 
-@compile_function
+@compile_kernel
 def finish_labels(options, labels, spellings, extra, phrases, lm, beam, final_node, final_score):
     """Scores of the hypotheses as complete texts: word, language model and phrases closed; equal texts are summed.
 

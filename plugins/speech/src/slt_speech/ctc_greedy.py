@@ -86,14 +86,14 @@ def hypothesis(
     """The reading that a list of runs spells.
 
     Frame i covers `offset_s + (i ± 1/2) frame_shift_s`, so a token lasts from half a frame before the first frame it
-    won to half a frame after the last, in seconds, never before zero. `extra` holds `token_times`, `token_scores`
+    won to half a frame after the last, in seconds to the microsecond, never before zero. `extra` holds `token_times`, `token_scores`
     (natural log) and, where the labels form words, `words`; `times` are then the words' times.
     """
     tokens = tuple(run.label for run in runs)
     token_times = tuple(
         (
-            max(0.0, offset_s + (run.start - 0.5) * frame_shift_s),
-            max(0.0, offset_s + (run.stop - 0.5) * frame_shift_s),
+            max(0.0, round(offset_s + (run.start - 0.5) * frame_shift_s, 6)),
+            max(0.0, round(offset_s + (run.stop - 0.5) * frame_shift_s, 6)),
         )
         for run in runs
     )

@@ -83,6 +83,7 @@ COMPONENTS: tuple[Component, ...] = (
         impl=f"{BUILD}:keyword_f1",
         config=f"{CONFIG}:KeywordF1Config",
         summary="precision, recall and F1 of listed words and phrases",
+        source="van Rijsbergen, Information Retrieval, 1979; aligned by jiwer",
         small={
             "config": {"keywords": ["amazon queen", "anna", "lights"]},
             "outputs": SAID,

@@ -12,7 +12,7 @@ from torch import nn
 
 from slt_speech.hf_models import SUPPORTED_TYPES
 from slt_speech.hf_speech import HfSpeech
-from sltcore.errors import DataError, SpecError
+from sltcore.errors import DataError, SpecError, did_you_mean
 from sltcore.vocabulary import Vocabulary
 
 FILE = "hf-speech.json"
@@ -56,7 +56,17 @@ def load(source: Source, **options: Any) -> HfSpeech:
 
 
 def describe(architecture: Mapping[str, Any]) -> Description:
-    """The description of a model given by the fields of its config alone, for training from scratch; no CTC head."""
+    """The description of a model given by the fields of its config alone, for training from scratch; no CTC head.
+
+    **Raises** `SpecError` for a field that its type does not have, which `transformers` itself would pass over.
+    """
+    known = configuration({"model_type": architecture.get("model_type")}).to_dict()
+    for name in architecture:
+        if name not in known:
+            raise SpecError(
+                f"hf-speech: architecture has the field '{name}', which models of type '{architecture['model_type']}' do "
+                f"not have.{did_you_mean(name, known)}"
+            )
     return Description(architecture, {}, False, None)
 
 
@@ -66,7 +76,7 @@ def rebuild(description: Description, **options: Any) -> HfSpeech:
 
     config = configuration(description.config)
     factory: Any = AutoModelForCTC if description.ctc else AutoModel
-    with quiet():
+    with quiet(), refused_values(config.model_type):
         whole = factory.from_config(config, trust_remote_code=False)
     return _encoder(whole.float(), description, options)
 
@@ -80,9 +90,18 @@ def configuration(fields: Mapping[str, Any]) -> Any:
     if kind not in SUPPORTED_TYPES:
         raise SpecError(f"hf-speech: architecture has model_type {kind!r}; supported: {', '.join(SUPPORTED_TYPES)}")
     rest = {name: value for name, value in fields.items() if name != "model_type"}
-    try:
+    with refused_values(kind):
         return AutoConfig.for_model(kind, **rest)
-    except (TypeError, ValueError) as error:
+
+
+@contextmanager
+def refused_values(kind: str) -> Iterator[None]:
+    """What `transformers` says against the values of a config, as one `SpecError`."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    try:
+        yield
+    except (TypeError, ValueError, StrictDataclassError) as error:
         raise SpecError(
             f"hf-speech: architecture of type '{kind}' is refused by transformers: {_line(error)}"
         ) from error
@@ -117,6 +136,7 @@ class Source(NamedTuple):
 
     def description(self) -> Description:
         """Config, processor settings and labels."""
+        from huggingface_hub.errors import StrictDataclassError
         from transformers import AutoConfig
 
         self._check_folder()
@@ -126,7 +146,7 @@ class Source(NamedTuple):
                 config = AutoConfig.from_pretrained(self.model, **options)
         except OSError as error:
             raise self._missing(error) from error
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, StrictDataclassError) as error:
             raise DataError(
                 f"hf-speech: transformers cannot read the config of '{self.model}': {_line(error)} "
                 f"(code that a checkpoint brings along is never run)"

@@ -71,7 +71,7 @@ def promise_of(test_name: str) -> str:
     return test_name.removeprefix(PREFIX).replace("_", "-")
 
 
-def test_of(promise_name: str) -> str:
+def name_of_test(promise_name: str) -> str:
     """The test that checks a promise: `input-kept` -> `test_input_kept`."""
     return PREFIX + promise_name.replace("-", "_")
 
@@ -105,7 +105,7 @@ class Promises:
 def fallen(cls: type[Promises], excused: Mapping[str, str]) -> str | None:
     """Why the class does not stand for all promises of its kind, or None."""
     kit = next(c for c in cls.__mro__ if issubclass(c, Promises) and c.__module__.startswith("sltcore.testing.promises."))
-    names = {test_of(name) for name in kit.promises}
+    names = {name_of_test(name) for name in kit.promises}
     tests = {name for name in dir(kit) if name.startswith(PREFIX)} - {GUARD}
     if names != tests:
         return f"{kit.__name__} and the promises of {kit.kind} differ in {', '.join(sorted(names ^ tests))}"
@@ -145,7 +145,7 @@ def breaches(promises: type[Promises], case: Case) -> dict[str, str]:
         if name in case.excused:
             continue
         try:
-            getattr(tests, test_of(name))(case)
+            getattr(tests, name_of_test(name))(case)
         except pytest.fail.Exception as failure:
             found[name] = str(failure)
         except pytest.skip.Exception:

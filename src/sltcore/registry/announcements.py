@@ -8,64 +8,40 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 from sltcore.errors import PluginError, did_you_mean
 from sltcore.plugin import ENTRY_POINT_GROUP
+from sltcore.registry.found import Found
 from sltcore.registry.rows import describe_error
 
 _HEADER = re.compile(r"^(Name|Version):[ \t]*(\S+)", re.MULTILINE)
 
 
-@dataclass(frozen=True)
-class Found:
-    """One announced plugin, not imported.
-
-    `shadowed` lists further copies of its distribution later on the path; `problem` and `remedy` are set when its
-    metadata cannot be used, and it is then not imported.
-    """
-
-    plugin: str
-    value: str
-    distribution: str
-    version: str
-    location: str
-    shadowed: tuple[str, ...] = ()
-    problem: str = ""
-    remedy: str = ""
-
-    @property
-    def key(self) -> str:
-        """Distribution and entry name: unique, unlike either."""
-        return f"{self.distribution}/{self.plugin}"
-
-
 def scan(path: Iterable[str] | None = None) -> list[Found]:
     """Every announced plugin, sorted by distribution; of two copies of one distribution the first on the path counts."""
-    first: dict[str, tuple[metadata.Distribution, str]] = {}
+    first: dict[str, metadata.Distribution] = {}
     shadowed: dict[str, list[str]] = {}
     places: dict[str, str] = {}
     for distribution in metadata.distributions(path=list(path)) if path is not None else metadata.distributions():
-        text = _read(distribution, "entry_points.txt")
-        if ENTRY_POINT_GROUP not in text:
+        if ENTRY_POINT_GROUP not in _read(distribution, "entry_points.txt"):
             continue
         name = canonical(_headers(distribution).get("Name") or _folder_name(distribution))
         place = _place(distribution)
         if name not in first:
-            first[name], places[name] = (distribution, text), place
+            first[name], places[name] = distribution, place
         elif place != places[name] and place not in shadowed.get(name, ()):
             shadowed.setdefault(name, []).append(place)
     return [
         found
         for name in sorted(first)
-        for found in _announced(name, *first[name], tuple(shadowed.get(name, ())), places[name])
+        for found in _announced(name, first[name], tuple(shadowed.get(name, ())), places[name])
     ]
 
 
 def _announced(
-    name: str, distribution: metadata.Distribution, text: str, shadowed: tuple[str, ...], place: str
+    name: str, distribution: metadata.Distribution, shadowed: tuple[str, ...], place: str
 ) -> list[Found]:
     headers = _headers(distribution)
     about = {
@@ -75,7 +51,7 @@ def _announced(
     }
     again = f"pip install --force-reinstall {name}"
     try:
-        points = [point for point in metadata.EntryPoints._from_text_for(text, None) if _is_ours(point)]  # type: ignore[attr-defined]
+        points = [point for point in distribution.entry_points if point.group == ENTRY_POINT_GROUP]
     except Exception as error:
         problem = f"{place}/entry_points.txt cannot be parsed ({describe_error(error)})"
         return [Found(name, "?", **about, shadowed=shadowed, problem=problem, remedy=again)]
@@ -95,10 +71,6 @@ def _announced(
             Found(plugin, values[plugin][0], **about, shadowed=shadowed, problem=problem, remedy=remedy)
         )
     return found
-
-
-def _is_ours(point: metadata.EntryPoint) -> bool:
-    return point.group == ENTRY_POINT_GROUP
 
 
 def selected(found: Found, environ: Mapping[str, str] = os.environ) -> str | None:
