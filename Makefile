@@ -5,6 +5,7 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check --no-input
 TORCH_INDEX ?=
 AUDIO ?=
+PHRASES ?=
 WORKERS ?= 2
 STAMP := $(VENV)/.installed
 
@@ -24,7 +25,7 @@ $(STAMP): pyproject.toml $(wildcard plugins/*/pyproject.toml) constraints.txt re
 	@touch $@
 
 demo: install
-	@$(RUN) examples/demo.py $(if $(AUDIO),"$(AUDIO)")
+	@$(RUN) examples/demo.py $(if $(AUDIO),"$(AUDIO)" $(if $(PHRASES),"$(PHRASES)"))
 
 test: install
 	$(RUN) -m pytest -q -n $(WORKERS) --dist loadfile

@@ -50,7 +50,9 @@ def good_of(kind: str) -> type:
 
 def broken_of(kind: str) -> Mapping[str, tuple[type, str]]:
     """For each promise the component that breaks it, and what the reason says."""
-    found: Mapping[str, tuple[type, str]] = loaded("transform").BROKEN[kind] if kind in TRANSFORMS else loaded(kind).BROKEN
+    found: Mapping[str, tuple[type, str]] = (
+        loaded("transform").BROKEN[kind] if kind in TRANSFORMS else loaded(kind).BROKEN
+    )
     return found
 
 
@@ -108,7 +110,11 @@ GENERIC: Mapping[str, tuple[str, str, str]] = {
     "ports": ("writes_text", "component:GoodConfig", "produces is Text, a encoder produces Encoded or Features"),
     "context-keys": ("reads_unknown", "component:GoodConfig", "the key 'phrases' has the unknown type 'textes'"),
     "source": ("unsourced", "component:GoodConfig", "neither Unsourced nor its module has a 'Source:'"),
-    "reload": ("hides_weights", "component:GoodConfig", "the saved weights and files differs: utterance 0: frame 0 is the first"),
+    "reload": (
+        "hides_weights",
+        "component:GoodConfig",
+        "the saved weights and files differs: utterance 0: frame 0 is the first",
+    ),
 }
 
 
@@ -182,7 +188,9 @@ def test_an_override_without_xfail_is_refused() -> None:
 
 
 def test_an_excuse_needs_a_known_promise_and_a_reason() -> None:
-    assert "small excuses 'paddings', which is no promise; promises: batch," in str(fallen(EncoderPromises, {"paddings": "x"}))
+    assert "small excuses 'paddings', which is no promise; promises: batch," in str(
+        fallen(EncoderPromises, {"paddings": "x"})
+    )
     assert fallen(EncoderPromises, {"padding": " "}) == "small excuses 'padding' without a reason"
     assert fallen(EncoderPromises, {"padding": "reads ahead", "source": "a secret"}) is None
 
@@ -211,13 +219,17 @@ def test_an_error_of_the_component_names_its_line() -> None:
             raise IndexError("no such frame")
 
     message = breaches(EncoderPromises, case_of("encoder", Raises))["shape"]
-    assert re.search(r"Reason: it raised IndexError: no such frame \(at .*test_conformance_kit\.py:\d+, in forward\)", message)
+    assert re.search(
+        r"Reason: it raised IndexError: no such frame \(at .*test_conformance_kit\.py:\d+, in forward\)", message
+    )
 
 
 def test_broken_is_one_paragraph_with_promise_reason_and_mending() -> None:
     with pytest.raises(pytest.fail.Exception) as failure:
         broken("frames are finite", "frame 3\n  is NaN", "guard the logarithm.")
-    assert str(failure.value) == "Broken promise: frames are finite. Reason: frame 3 is NaN. To mend: guard the logarithm."
+    assert (
+        str(failure.value) == "Broken promise: frames are finite. Reason: frame 3 is NaN. To mend: guard the logarithm."
+    )
 
 
 def test_names_of_tests_follow_promises() -> None:
@@ -273,7 +285,13 @@ def run_pytest(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     announced = importlib.metadata.entry_points(group="pytest11", name="sltcore")
     loading = [] if announced else ["-p", "sltcore.testing.pytest_plugin"]
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-rxXfE", *loading, *arguments]
-    environment = {"PYTHONPATH": str(root), "SLT_PLUGINS": "shout", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin", "COLUMNS": "400"}
+    environment = {
+        "PYTHONPATH": str(root),
+        "SLT_PLUGINS": "shout",
+        "OMP_NUM_THREADS": "1",
+        "PATH": "/usr/bin:/bin",
+        "COLUMNS": "400",
+    }
     return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
@@ -299,7 +317,10 @@ def test_an_author_may_subclass_but_not_override(installed: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [((), "which plugin? Give --slt-plugin NAME; installed: shout"), (("--slt-plugin", "shot"), "no plugin is named 'shot'; installed: shout")],
+    [
+        ((), "which plugin? Give --slt-plugin NAME; installed: shout"),
+        (("--slt-plugin", "shot"), "no plugin is named 'shot'; installed: shout"),
+    ],
 )
 def test_a_missing_plugin_is_one_line(installed: Path, arguments: tuple[str, ...], message: str) -> None:
     done = run_pytest(installed, "--pyargs", "sltcore.testing.conformance", *arguments)

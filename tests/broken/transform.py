@@ -335,7 +335,10 @@ COMMON = {
     "detach": (leaves_a_trace, "has other parameters or buffers: trace"),
     "restore": (loses_precision, "restored on a fresh copy of the base: entry"),
     "gradient": (has_idle_parameter, r"no gradient reaches a parameter of shape \(3, 4\)"),
-    "foreign": (wants_its_own, "it refused every model: a plain Stack model: it raised PluginError: the model has no port"),
+    "foreign": (
+        wants_its_own,
+        "it refused every model: a plain Stack model: it raised PluginError: the model has no port",
+    ),
     "deterministic": (draws_globally, "two calls with the same input differ: entry"),
     "progress": (takes_any_progress, r"step\(-0.01\) was accepted"),
 }
@@ -354,5 +357,6 @@ OWN: Mapping[str, Mapping[str, tuple[type[Transform], str]]] = {
     },
 }
 BROKEN = {
-    kind: {**{name: (make(good), text) for name, (make, text) in COMMON.items()}, **OWN[kind]} for kind, good in GOOD.items()
+    kind: {**{name: (make(good), text) for name, (make, text) in COMMON.items()}, **OWN[kind]}
+    for kind, good in GOOD.items()
 }

@@ -16,7 +16,9 @@ from torch import nn
 
 from slt_speech.build_decoders import ctc_greedy
 from slt_speech.config_decoders import CtcGreedyConfig
-from slt_speech.ctc_greedy import CtcGreedy, ctc_loss, frames_needed, greedy, pad_labels, word_spans
+from slt_speech.ctc_greedy import CtcGreedy, greedy, word_spans
+from sltcore import ctc
+from sltcore.ctc import ctc_loss, frames_needed, pad_labels
 from sltcore.errors import PortError, ShapeError, StreamError, VocabularyError
 from sltcore.plugin import Ports
 from sltcore.types import Encoded, Hypothesis, NBest, Port, Targets
@@ -48,7 +50,7 @@ def decoder(*, vocabulary: Vocabulary = ABC, d: int = 5, seed: int = 0) -> CtcGr
     head = nn.Linear(d, len(vocabulary))
     with torch.no_grad():
         head.weight.mul_(4)
-    return CtcGreedy(head, vocabulary, d=d).eval()
+    return CtcGreedy(ctc.Head(head, vocabulary, d)).eval()
 
 
 def flat(times: object) -> list[float]:

@@ -68,7 +68,12 @@ def architecture(kind: str, **changes: Any) -> dict[str, Any]:
 
 def fresh(kind: str, *, return_layers: Any = (), **changes: Any) -> HfSpeech:
     torch.manual_seed(0)
-    return rebuild(describe(architecture(kind, **changes)), return_layers=return_layers).eval()
+    model = rebuild(describe(architecture(kind, **changes)), return_layers=return_layers).eval()
+    with torch.no_grad():  # nothing stays at a special value, such as a statistic of zero
+        for name, value in model.state_dict().items():
+            if value.is_floating_point() and not name.endswith("original0"):
+                value += 0.05 * torch.rand(value.shape)
+    return model
 
 
 def sound(lengths: list[int]) -> Waveform:

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import typer
 
-from sltcore.cli.console import FORMATS as LOG_FORMATS
 from sltcore.cli.console import Console, set_up
 from sltcore.errors import SltError, did_you_mean
 
@@ -55,7 +54,7 @@ def application(words: list[str]) -> typer.Typer:
     """
     app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
     app.callback(help="Speech and language techniques as plugins, composed by specs.")(options)
-    name = next((word for word in words if not word.startswith("-") and word not in LOG_FORMATS), None)
+    name = _command_name(words)
     commands = COMMANDS if name in COMMANDS else {**COMMANDS, **_plugin_commands()}
     if name is not None and name not in commands:
         raise SltError(f"no command is named '{name}'; commands: {', '.join(commands)}.{did_you_mean(name, commands)}")
@@ -65,6 +64,17 @@ def application(words: list[str]) -> typer.Typer:
         else:
             app.command(other, help=lazy.summary)(_not_imported)
     return app
+
+
+def _command_name(words: list[str]) -> str | None:
+    """The first word that is neither a global option nor the value of one."""
+    rest = iter(words)
+    for word in rest:
+        if word == "--log-format":
+            next(rest, None)
+        elif not word.startswith("-"):
+            return word
+    return None
 
 
 def _add(app: typer.Typer, name: str, lazy: Lazy) -> None:

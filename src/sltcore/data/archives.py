@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import subprocess
 import tarfile
@@ -54,19 +55,18 @@ def _inside(folder: Path, path: Path) -> Path | None:
 
 
 def _member(deb: Path, start: str) -> tuple[str, bytes]:
-    data = deb.read_bytes()
-    if not data.startswith(_MAGIC):
-        raise DataError(f"{deb} is no Debian package; download it again")
-    place = len(_MAGIC)
-    while place + 60 <= len(data):
-        header = data[place : place + 60]
-        name = header[:16].decode("ascii", "replace").rstrip("/ ")
-        size = int(header[48:58]) if header[48:58].strip().isdigit() else -1
-        if size < 0 or place + 60 + size > len(data):
-            break
-        if name.startswith(start):
-            return name, data[place + 60 : place + 60 + size]
-        place += 60 + size + size % 2
+    end = deb.stat().st_size
+    with deb.open("rb") as file:
+        if file.read(len(_MAGIC)) != _MAGIC:
+            raise DataError(f"{deb} is no Debian package; download it again")
+        while len(header := file.read(60)) == 60:
+            name = header[:16].decode("ascii", "replace").rstrip("/ ")
+            size = int(header[48:58]) if header[48:58].strip().isdigit() else -1
+            if size < 0 or file.tell() + size > end:
+                break
+            if name.startswith(start):
+                return name, file.read(size)
+            file.seek(size + size % 2, os.SEEK_CUR)
     raise DataError(f"{deb} was cut or holds no {start}; download it again")
 
 

@@ -41,8 +41,12 @@ def cache_folder() -> Path:
 
 
 @contextlib.contextmanager
-def locked(path: Path, progress: Progress) -> Iterator[None]:
-    """Hold the lock file `path`, waiting for whoever holds it; the lock goes with its process, so none is ever stale."""
+def locked(path: Path, progress: Progress) -> Iterator[int]:
+    """Hold the lock file `path`, waiting for whoever holds it; the lock goes with its process, so none is ever stale.
+
+    Yields the open file's descriptor: a child that inherits it holds the lock for as long as it lives, even when this
+    process is killed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file:
         told = False
@@ -51,7 +55,7 @@ def locked(path: Path, progress: Progress) -> Iterator[None]:
                 progress(f"waiting for another process that is filling {path.parent}")
                 told = True
             time.sleep(_POLL_S)
-        yield
+        yield file.fileno()
 
 
 def _try_lock(handle: int) -> bool:

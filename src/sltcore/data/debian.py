@@ -1,7 +1,8 @@
 """Debian packages without root: apt's own download and signature check, with lists and archives in our cache.
 
 Nothing is installed and the system's apt is not touched: `Dir::State` and `Dir::Cache` point into the cache, only the
-sources and keys are the system's. What is unpacked is never fetched again; a killed download goes on where it stopped.
+sources and keys are the system's. What is unpacked is never fetched again; a download that broke off is gone on with by
+apt (after a SIGKILL it begins that one file anew).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from sltcore.errors import DataError
 
 RECORD = "sltcore.json"
 _LISTS_AGE_S = 24 * 3600
+_TELL_S = 5.0
 _URI = re.compile(
     r"^'(?P<uri>[^']+)' (?P<file>\S+) (?P<size>\d+) (?P<kind>SHA\d+|MD5Sum):(?P<digest>[0-9a-f]+)\s*$", re.M
 )
@@ -67,10 +69,10 @@ def fetch(packages: Sequence[DebianPackage], folder: Path, progress: Progress) -
             f"this machine has no apt-get, and the corpus comes as Debian packages ({names}); download their .deb files "
             f"on any machine into a folder and set SLT_DATA=FOLDER"
         )
-    with locked(folder / ".lock", progress):
+    with locked(folder / ".lock", progress) as lock:
         remove_leftovers(folder)
         missing = [package for package in packages if not (folder / package.name / RECORD).is_file()]
-        apt = _Apt(folder / "apt", progress)
+        apt = _Apt(folder / "apt", lock, progress)
         for package, archive in zip(missing, apt.describe([p.name for p in missing]), strict=True):
             _check_known(package, archive, progress)
             _unpack(apt.download(archive), archive, folder / package.name, progress)
@@ -104,16 +106,17 @@ def _unpack(deb: Path, archive: Archive, place: Path, progress: Progress) -> Non
 class _Apt:
     """apt-get with state and archives in a folder of ours."""
 
-    def __init__(self, folder: Path, progress: Progress) -> None:
+    def __init__(self, folder: Path, lock: int, progress: Progress) -> None:
         self.folder = folder
+        self.lock = lock
         self.progress = progress
         self.archives = folder / "archives"
         for part in ("lists/partial", "cache/archives/partial", "archives"):
             (folder / part).mkdir(parents=True, exist_ok=True)
         (folder / "apt.conf").write_text("".join(f"#clear {hook};\n" for hook in _HOOKS))
 
-    def run(self, *arguments: str, working: Path | None = None) -> subprocess.CompletedProcess[str]:
-        """apt-get with our folders; its messages in plain English."""
+    def command(self, *arguments: str) -> list[str]:
+        """The command line of apt-get with our folders."""
         options = {
             "Dir::State": self.folder,
             "Dir::State::lists": self.folder / "lists",
@@ -126,17 +129,42 @@ class _Apt:
             "APT::Sandbox::User": "root",  # as root, apt's own user could not write here; else without meaning
         }
         flags = [flag for key, value in options.items() for flag in ("-o", f"{key}={value}")]
-        environment = {**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
-        return subprocess.run(
-            ["apt-get", "-c", str(self.folder / "apt.conf"), *flags, "-q", *arguments],
-            cwd=working or self.folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-        )
+        return ["apt-get", "-c", str(self.folder / "apt.conf"), *flags, "-q", *arguments]
+
+    def run(self, *arguments: str, watch: Archive | None = None) -> subprocess.CompletedProcess[str]:
+        """Run it, its messages in plain English; with `watch`, in the folder of archives, telling how that file grows.
+
+        Elsewhere `--print-uris` would leave out what lies there already. It inherits the lock: when this process is
+        killed, apt-get lives on, and the next fetch waits for it rather than write the same file.
+        """
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+            process = subprocess.Popen(
+                self.command(*arguments),
+                cwd=self.folder if watch is None else self.archives,
+                pass_fds=(self.lock,),
+                env={**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=errors,
+            )
+            try:
+                while True:
+                    try:
+                        process.wait(_TELL_S)
+                        break
+                    except subprocess.TimeoutExpired:
+                        self._tell(watch)
+            finally:
+                if process.poll() is None:
+                    process.terminate()
+                    process.wait()
+            out.seek(0)
+            errors.seek(0)
+            return subprocess.CompletedProcess(process.args, process.returncode, out.read(), errors.read())
+
+    def _tell(self, watch: Archive | None) -> None:
+        if watch is not None and (path := self.archives / watch.file).exists():
+            self.progress(f"  {path.stat().st_size / 1e6:.1f} of {watch.size / 1e6:.1f} MB")
 
     def describe(self, names: Sequence[str]) -> list[Archive]:
         """What the package lists say of each name; lists older than a day, or that do not know one, are renewed."""
@@ -179,23 +207,25 @@ class _Apt:
     def download(self, archive: Archive) -> Path:
         """The .deb, verified; a whole one from an earlier call is kept, and a partial one is gone on with."""
         path = self.archives / archive.file
-        if not _verified(path, archive):
+        for _ in range(
+            2
+        ):  # a second time where a partial file was damaged, so that going on with it made a wrong whole
+            if _verified(path, archive):
+                return path
             self.progress(f"downloading {archive.package} {archive.version} ({archive.size / 1e6:.1f} MB)")
-            answer = self.run("download", f"{archive.package}={archive.version}", working=self.archives)
-            if answer.returncode and not path.exists():
-                reason = _last_error(answer.stderr) or "no message"
-                raise DataError(
-                    f"apt cannot download {archive.file}: {reason}; check the network and run the same again"
-                )
-        if not _verified(path, archive):
+            answer = self.run("download", f"{archive.package}={archive.version}", watch=archive)
+            if _verified(path, archive):
+                return path
             size = path.stat().st_size if path.exists() else 0
             if size >= archive.size:
                 path.unlink()
-            raise DataError(
-                f"{archive.file} does not match apt's signed lists ({size} of {archive.size} bytes, other "
-                f"{archive.algorithm}); run the same again"
-            )
-        return path
+            elif answer.returncode:
+                break
+        reason = f"{size} of {archive.size} bytes, or another {archive.algorithm} than apt's signed lists promise"
+        raise DataError(
+            f"apt cannot download {archive.file}: {_last_error(answer.stderr) or reason}; check the network and run the "
+            f"same again"
+        )
 
 
 def _verified(path: Path, archive: Archive) -> bool:

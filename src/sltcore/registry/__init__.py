@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sltcore.registry.announcements import scan
     from sltcore.registry.found import Found
-    from sltcore.registry.known import KNOWN_COMPONENTS
     from sltcore.registry.isolation import probe
+    from sltcore.registry.known import KNOWN_COMPONENTS
     from sltcore.registry.registry import Entry, Registry, default_registry
     from sltcore.registry.rows import Row
-    from sltcore.registry.announcements import scan
 
 _PUBLIC = {
     "KNOWN_COMPONENTS": "known",

@@ -26,6 +26,7 @@ from sltcore.registry.rows import Row, refuse_problems
 
 TIMEOUT_S = 5.0
 START_S = 30.0
+SLICE_S = 0.1
 # The parent's own search path, so that both see the same modules; `-P` keeps the working folder out of it.
 START = "import sys; sys.path[:] = sys.argv[1:]; from sltcore.registry.child import main; main()"
 
@@ -152,10 +153,14 @@ def _run_child(work: _Work, limit: float) -> _Child | None:
         buffer = b""
         deadline = time.monotonic() + limit + START_S
         while True:
-            ready, _, _ = select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))
+            # In slices, because a process that a plugin forked may hold the pipe open after the child's end.
+            ended = process.poll() is not None
+            ready, _, _ = select.select([process.stdout], [], [], 0.0 if ended else SLICE_S)
+            if not ready and not ended and time.monotonic() < deadline:
+                continue
             data = os.read(process.stdout.fileno(), 65536) if ready else b""
             if not data:
-                child.why = _ending(process) if ready else "hung"
+                child.why = _ending(process) if ready or ended else "hung"
                 return child
             buffer += data
             *lines, buffer = buffer.split(b"\n")

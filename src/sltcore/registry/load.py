@@ -207,11 +207,11 @@ def _register(row: Row, found: Found, module: ModuleType, manager: pluggy.Plugin
         return _broken(row, one_line(str(error)), "compare its hooks with `sltcore.plugin.Hooks`")
     components: list[Component] = []
     commands: list[Command] = []
-    for hook, kind, answers in (("slt_components", Component, components), ("slt_commands", Command, commands)):
-        junk = _collect(manager, module, hook, kind, answers)
-        if junk:
-            _forget(manager, found)
-            return _broken(row, junk, f"let {hook} return a list of sltcore.plugin.{kind.__name__}")
+    junk = _collect(manager, module, "slt_components", Component, components)
+    junk = junk or _collect(manager, module, "slt_commands", Command, commands)
+    if junk:
+        _forget(manager, found)
+        return _broken(row, junk, f"compare it with sltcore.plugin.{'Command' if 'slt_commands' in junk else 'Component'}")
     for what, names in (
         ("component", [f"{component.kind}/{component.name}" for component in components]),
         ("command", [command.name for command in commands]),

@@ -11,10 +11,10 @@ from typing import Any
 
 from sltcore.errors import PluginError, did_you_mean
 from sltcore.plugin import KINDS, Component
+from sltcore.registry.announcements import canonical, is_strict, scan, selected, settings_problems
 from sltcore.registry.known import distribution_of
 from sltcore.registry.load import disabled_row, load_plugin, new_manager
 from sltcore.registry.rows import Row, load_failure, one_line, refuse_problems
-from sltcore.registry.announcements import canonical, is_strict, scan, selected, settings_problems
 
 
 @dataclass(frozen=True)

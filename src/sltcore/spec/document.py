@@ -6,6 +6,7 @@ Tags, several documents, repeated keys, keys that are not strings, and alias bom
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from sltcore.errors import SpecError
+from sltcore.errors import SpecError, did_you_mean
 
 PathKey = tuple[str | int, ...]
 
@@ -63,12 +64,20 @@ def read_document(path: str | Path) -> Document:
     except IsADirectoryError:
         raise SpecError(f"{path}:1:1: this is a folder, expected a spec file") from None
     except FileNotFoundError:
-        near = sorted(p.name for p in path.parent.glob("*.yaml"))[:5] if path.parent.is_dir() else []
-        exists = f"; {path.parent} holds {', '.join(near)}" if near else ""
-        raise SpecError(f"{path}:1:1: there is no such spec file{exists}") from None
+        raise SpecError(f"{path}:1:1: there is no such spec file{_neighbours(path)}") from None
     except OSError as error:
         raise SpecError(f"{path}:1:1: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise SpecError(f"{str(path)!r}:1:1: cannot be read: {error}") from None
     return parse_document(data, str(path))
+
+
+def _neighbours(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f"; there is no folder {path.parent} either"
+    names = sorted(p.name for p in path.parent.iterdir() if p.suffix in (".yaml", ".yml", ".json") and p.is_file())
+    listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return f"; {path.parent} holds {listed}.{did_you_mean(path.name, names)}" if names else ""
 
 
 def parse_document(text: str | bytes, name: str = "<spec>") -> Document:
@@ -94,8 +103,17 @@ def _decoded(data: bytes, name: str) -> str:
         line = before.count(b"\n") + 1
         column = error.start - (before.rfind(b"\n") + 1) + 1
         raise SpecError(
-            f"{name}:{line}:{column}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8"
+            f"{name}:{line}:{column}: byte 0x{data[error.start]:02x} is not {encoding.upper().removesuffix('-SIG')}; "
+            "save the file as UTF-8"
         ) from None
+
+
+class _Anchored(NamedTuple):
+    """What an anchor names: its value, how many nodes it has, how many levels lie below its own."""
+
+    value: Any
+    size: int
+    height: int
 
 
 class _Reader:
@@ -106,9 +124,11 @@ class _Reader:
         self.text = text
         self.events: Iterator[Any] = iter(())
         self.marks: dict[PathKey, Mark] = {}
-        self.anchors: dict[str, tuple[Any, int]] = {}
+        self.anchors: dict[str, _Anchored] = {}
         self.open_anchors: set[str] = set()
         self.nodes = 0
+        self.deepest = 0
+        self.last = Mark(1, 1)
 
     def document(self) -> Document:
         try:
@@ -137,29 +157,32 @@ class _Reader:
             if "'\\t'" in problem:
                 problem = "a tab stands where YAML wants spaces; indent with spaces"
             self._fail((mark.line if mark else 0) + 1, (mark.column if mark else 0) + 1, f"not YAML: {problem}")
-        except RecursionError:
-            self._fail(1, 1, f"nested deeper than {MAX_DEPTH} levels")
+        except (yaml.YAMLError, ValueError, OverflowError) as error:
+            # PyYAML turns escapes such as "\\U00110000" and %YAML 9…9 into numbers without a check of its own.
+            self._fail(*self.last, f"not YAML, at or after this place: {' '.join(str(error).split())[:200]}")
         return Document(data, self.marks, self.name)
 
     def _fail(self, line: int, column: int, message: str) -> None:
         raise SpecError(f"{self.name}:{line}:{column}: {message}") from None
 
     def _next(self) -> Any:
-        return next(self.events)
+        event = next(self.events)
+        self.last = _place(event)
+        return event
 
     def _node(self, event: Any, path: PathKey, depth: int) -> Any:
         line, column = _place(event)
         self.marks.setdefault(path, Mark(line, column))
         self._count(1, line, column)
-        if depth > MAX_DEPTH:
-            self._fail(line, column, f"nested deeper than {MAX_DEPTH} levels")
+        self._descend(depth, line, column)
         if isinstance(event, yaml.AliasEvent):
-            return self._alias(event, line, column)
+            return self._alias(event, depth, line, column)
         tag = getattr(event, "tag", None)
         if tag is not None and tag != "!":
             self._fail(line, column, f"tag {tag!r} is not allowed; a spec holds plain values only")
         anchor = event.anchor
-        start = self.nodes
+        start, outside = self.nodes, self.deepest
+        self.deepest = depth
         if anchor is not None:
             self.open_anchors.add(anchor)
         if isinstance(event, yaml.ScalarEvent):
@@ -170,22 +193,29 @@ class _Reader:
             value = self._mapping(path, depth)
         if anchor is not None:
             self.open_anchors.discard(anchor)
-            self.anchors[anchor] = (value, self.nodes - start + 1)
+            self.anchors[anchor] = _Anchored(value, self.nodes - start + 1, self.deepest - depth)
+        self.deepest = max(self.deepest, outside)
         return value
+
+    def _descend(self, depth: int, line: int, column: int) -> None:
+        self.deepest = max(self.deepest, depth)
+        if depth > MAX_DEPTH:
+            self._fail(line, column, f"nested deeper than {MAX_DEPTH} levels")
 
     def _count(self, more: int, line: int, column: int) -> None:
         self.nodes += more
         if self.nodes > MAX_NODES:
             self._fail(line, column, f"the spec has more than {MAX_NODES:,} values once its aliases are written out")
 
-    def _alias(self, event: Any, line: int, column: int) -> Any:
+    def _alias(self, event: Any, depth: int, line: int, column: int) -> Any:
         if event.anchor in self.open_anchors:
             self._fail(line, column, f"alias *{event.anchor} stands inside its own anchor")
         if event.anchor not in self.anchors:
             self._fail(line, column, f"alias *{event.anchor} has no anchor &{event.anchor} above it")
-        value, size = self.anchors[event.anchor]
+        value, size, height = self.anchors[event.anchor]
         self._count(size, line, column)
-        return value
+        self._descend(depth + height, line, column)
+        return copy.deepcopy(value)  # so that --set at one place does not change the other
 
     def _sequence(self, path: PathKey, depth: int) -> list[Any]:
         items: list[Any] = []
@@ -205,7 +235,7 @@ class _Reader:
             line, column = _place(event)
             key = self._key(event, line, column)
             if key in result:
-                self._fail(line, column, f"key '{key}' stands here and on line {lines[key]}; keep one")
+                self._fail(line, column, f"key {_short(key)} stands here and on line {lines[key]}; keep one")
             lines[key] = line
             inner = (*path, key)
             self.marks[inner] = Mark(line, column)
@@ -216,16 +246,18 @@ class _Reader:
             self._fail(line, column, "a key must be a name, not a list, map or alias")
         if len(event.value) > 200:
             self._fail(line, column, f"a key of {len(event.value)} characters; at most 200")
-        if event.style is None and not isinstance(self._scalar(event, line, column), str):
-            self._fail(
-                line,
-                column,
-                f"key {_short(event.value)} is read as a {_type_name(self._scalar(event, line, column))}; quote it or write a name",
-            )
+        if getattr(event, "tag", None) not in (None, "!"):
+            self._fail(line, column, f"tag {event.tag!r} is not allowed; a spec holds plain values only")
+        value = self._scalar(event, line, column)
+        if not isinstance(value, str):
+            kind = _type_name(value)
+            self._fail(line, column, f"key {_short(event.value)} is read as a {kind}; quote it or write a name")
         return str(event.value)
 
     def _scalar(self, event: Any, line: int, column: int) -> Any:
         text = event.value
+        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+            self._fail(line, column, f"{_short(text)} holds half of a surrogate pair, which is no character")
         if event.style is not None or event.tag == "!":
             return text
         if text in _NULL:

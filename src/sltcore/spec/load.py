@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from sltcore.errors import SpecError, did_you_mean
 from sltcore.migrate import migrate
-from sltcore.spec.document import Document, Mark, PathKey, parse_document, read_document
+from sltcore.spec.document import MAX_DEPTH, Document, Mark, PathKey, parse_document, read_document
 from sltcore.spec.grammar import RUNNABLE_KINDS, SPEC_KINDS, SPEC_VERSION, PipelineSpec
 from sltcore.spec.overrides import apply_overrides
 from sltcore.spec.problems import Problem, problems_of, shown, spec_error
@@ -53,7 +54,7 @@ def load_spec(
     try:
         model = PipelineSpec.model_validate(data, context=context)
     except ValidationError as error:
-        raise spec_error(list(problems_of(error, PipelineSpec)), document, replaced) from None
+        raise spec_error(list(problems_of(error, PipelineSpec, data=data)), document, replaced) from None
     problems = list(_reference_problems(model, data))
     if problems:
         raise spec_error(problems, document, replaced)
@@ -64,13 +65,23 @@ def open_source(source: Source) -> Document:
     """The document of a path, or of a dict given in its place."""
     if isinstance(source, Mapping):
         try:
-            text = json.dumps(source)
-        except (TypeError, ValueError) as error:
+            data = json.loads(json.dumps(source, default=_plain))
+        except (TypeError, ValueError, RecursionError) as error:
             raise SpecError(f"<dict>:1:1: a spec holds plain values only: {error}") from None
-        return Document(json.loads(text), {(): Mark(1, 1)}, "<dict>")
+        if len(max(flatten(data), key=len)) > MAX_DEPTH:
+            raise SpecError(f"<dict>:1:1: nested deeper than {MAX_DEPTH} levels")
+        return Document(data, {(): Mark(1, 1)}, "<dict>")
     if isinstance(source, str) and "\n" in source:
         return parse_document(source)
     return read_document(source)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{shown(value)} is a {type(value).__name__}")
 
 
 def _checked_head(data: Any, document: Document, replaced: Mapping[PathKey, str]) -> dict[str, Any]:
@@ -114,7 +125,11 @@ def _checked_head(data: Any, document: Document, replaced: Mapping[PathKey, str]
             )
     if problems:
         raise spec_error(problems, document, replaced)
-    return migrate(data)
+    try:
+        return migrate(data)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        problem = f"this spec of version {version} cannot be brought to version {SPEC_VERSION}: {type(error).__name__}: {error}"
+        raise spec_error([Problem((), " ".join(problem.split()))], document, replaced) from None
 
 
 def _reference_problems(model: PipelineSpec, data: Any) -> Iterable[Problem]:
@@ -133,21 +148,21 @@ def _reference_problems(model: PipelineSpec, data: Any) -> Iterable[Problem]:
             )
 
 
-def references(config: Any, prefix: PathKey = ()) -> Iterable[tuple[PathKey, Ref]]:
-    """Every `{ref: …}` in a config and the slots below it, with its path."""
-    for name in type(config).model_fields:
-        value = getattr(config, name)
-        for path, item in _items(value, (*prefix, name)):
-            if isinstance(item, Ref):
-                yield path, item
-            elif isinstance(item, Block):
-                yield from references(item.config, path)
-
-
-def _items(value: Any, path: PathKey) -> Iterable[tuple[PathKey, Any]]:
-    if isinstance(value, list | tuple) and not isinstance(value, str):
-        return [((*path, index), item) for index, item in enumerate(value)]
-    return [(path, value)]
+def references(config: Any, prefix: PathKey = ()) -> Iterator[tuple[PathKey, Ref]]:
+    """Every `{ref: …}` in a config and whatever it holds, with its path."""
+    if isinstance(config, Ref):
+        yield prefix, config
+    elif isinstance(config, Block):
+        yield from references(config.config, prefix)
+    elif isinstance(config, BaseModel):
+        for name in type(config).model_fields:
+            yield from references(getattr(config, name), (*prefix, name))
+    elif isinstance(config, list | tuple):
+        for index, item in enumerate(config):
+            yield from references(item, (*prefix, index))
+    elif isinstance(config, Mapping):
+        for key, item in config.items():
+            yield from references(item, (*prefix, str(key)))
 
 
 def fill(model: PipelineSpec, *, portable: bool = False) -> dict[str, Any]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Iterable
 from typing import Any
 
 from sltcore.errors import SpecError
 from sltcore.spec.document import PathKey, parse_value
-from sltcore.spec.problems import path_text, shown
+from sltcore.spec.problems import path_text, shown, shown_setting
 
-_PART = re.compile(r"\.?([A-Za-z_][\w-]*)|\[(\d{1,6})\]|\.(\d{1,6})")
+_PART = re.compile(r'(?P<dot>\.?)(?:(?P<name>[A-Za-z_][\w-]*)|(?P<index>\d{1,6}))|\[(?:(?P<place>\d{1,6})|(?P<quoted>"(?:[^"\\]|\\.)*"))\]')
 
 
 def parse_path(text: str) -> PathKey:
@@ -20,20 +21,30 @@ def parse_path(text: str) -> PathKey:
     >>> parse_path("transforms[0].bits")
     ('transforms', 0, 'bits')
     """
+    path, rest = _leading_path(text)
+    if rest:
+        raise SpecError(
+            f"{shown_setting(text)}: not a path; write names joined by dots and list places in brackets, as decoder.beam or transforms[0].bits"
+        )
+    if not path:
+        raise SpecError("the path is empty; write names joined by dots, such as decoder.beam")
+    return path
+
+
+def _leading_path(text: str) -> tuple[PathKey, str]:
+    """The path that a text begins with, and what follows it."""
     parts: list[str | int] = []
     position = 0
-    while position < len(text):
-        match = _PART.match(text, position)
-        if match is None or (position == 0 and text[0] == "."):
-            raise SpecError(
-                f"--set {text}: not a path; write names joined by dots and list places in brackets, as decoder.beam or transforms[0].bits"
-            )
-        name, index, dotted = match.groups()
-        parts.append(name if name is not None else int(index or dotted))
+    while match := _PART.match(text, position):
+        bracket = match["place"] or match["quoted"]
+        if not bracket and bool(match["dot"]) != bool(position):
+            break  # a dot stands between parts and only there
+        try:
+            parts.append(json.loads(match["quoted"]) if match["quoted"] else match["name"] or int(bracket or match["index"]))
+        except ValueError:
+            break
         position = match.end()
-    if not parts:
-        raise SpecError("--set: the path is empty; write PATH=VALUE, such as decoder.beam=32")
-    return tuple(parts)
+    return tuple(parts), text[position:]
 
 
 def apply_overrides(data: Any, settings: Iterable[str]) -> tuple[Any, dict[PathKey, str]]:
@@ -45,35 +56,43 @@ def apply_overrides(data: Any, settings: Iterable[str]) -> tuple[Any, dict[PathK
     data = copy.deepcopy(data)
     replaced: dict[PathKey, str] = {}
     for setting in settings:
-        text, equals, value = setting.partition("=")
-        if not equals:
-            raise SpecError(f"--set {setting}: expected PATH=VALUE, such as decoder.beam=32")
-        path = parse_path(text.strip())
-        new = parse_value(value, f"--set {setting}")
+        shown_as = f"--set {shown_setting(setting)}"
+        path, rest = _leading_path(setting.strip())
+        rest = rest.lstrip()
+        if not rest.startswith("="):
+            if "=" not in setting:
+                raise SpecError(f"{shown_as}: expected PATH=VALUE, such as decoder.beam=32")
+            try:
+                parse_path(setting.partition("=")[0].strip())
+            except SpecError as error:
+                raise SpecError(f"--set {error}") from None
+        if not path:
+            raise SpecError(f"{shown_as}: the path is empty; write PATH=VALUE, such as decoder.beam=32")
+        new = parse_value(rest[1:], shown_as)
         if not isinstance(data, dict):
-            raise SpecError(f"--set {setting}: the spec is no map, so nothing in it can be set")
-        _replace(data, path, new, setting)
+            raise SpecError(f"{shown_as}: the spec is no map, so nothing in it can be set")
+        _replace(data, path, new, shown_as)
         replaced[path] = setting
     return data, replaced
 
 
-def _replace(data: Any, path: PathKey, value: Any, setting: str) -> None:
+def _replace(data: Any, path: PathKey, value: Any, shown_as: str) -> None:
     node = data
     for depth, part in enumerate(path):
         last = depth == len(path) - 1
         where = path_text(path[: depth + 1])
         if isinstance(part, int):
             if not isinstance(node, list):
-                raise SpecError(f"--set {setting}: {path_text(path[:depth])} is no list, so it has no place [{part}]")
+                raise SpecError(f"{shown_as}: {path_text(path[:depth]) or 'the spec'} is no list, so it has no place [{part}]")
             if part > len(node) or (part == len(node) and not last):
                 raise SpecError(
-                    f"--set {setting}: {path_text(path[:depth])} has {len(node)} entries, there is no [{part}]"
+                    f"{shown_as}: {path_text(path[:depth])} has {len(node)} entries, there is no [{part}]"
                 )
             if last and part == len(node):
                 node.append(value)
                 return
         elif not isinstance(node, dict):
-            raise SpecError(f"--set {setting}: {path_text(path[:depth])} is {shown(node)}, so it has no field '{part}'")
+            raise SpecError(f"{shown_as}: {path_text(path[:depth])} is {shown(node)}, so it has no field '{part}'")
         if last:
             node[part] = value  # type: ignore[index]
             return
@@ -83,6 +102,6 @@ def _replace(data: Any, path: PathKey, value: Any, setting: str) -> None:
         elif isinstance(child, str):
             child = {"use": child}
         elif not isinstance(child, dict | list):
-            raise SpecError(f"--set {setting}: {where} is {shown(child)}, so it has no field '{path[depth + 1]}'")
+            raise SpecError(f"{shown_as}: {where} is {shown(child)}, so it has no field '{path[depth + 1]}'")
         node[part] = child  # type: ignore[index]
         node = child

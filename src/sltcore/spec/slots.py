@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 from pydantic import (
     BaseModel,
@@ -18,6 +18,8 @@ from pydantic import (
     PlainSerializer,
     SerializationInfo,
     ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
 )
 from pydantic_core import PydanticCustomError, core_schema
 
@@ -28,6 +30,31 @@ if TYPE_CHECKING:
     from pydantic import ValidationInfo
 
     from sltcore.registry import Entry, Registry
+
+
+_NOT_SCHEMAS = ("metadata", "serialization", "default", "expected", "cls", "function", "ref", "schema_ref", "config")
+
+
+def _no_boolean(value: Any) -> Any:
+    """Python takes True for 1; a spec does not."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("literal_error", "expected another type than a boolean")
+    return value
+
+
+def _exact(node: Any) -> Any:
+    """A core schema whose numbers and booleans are strict."""
+    if isinstance(node, list | tuple):
+        return type(node)(_exact(item) for item in node)
+    if not isinstance(node, dict):
+        return node
+    inner = {key: value if key in _NOT_SCHEMAS else _exact(value) for key, value in node.items()}
+    kind = node.get("type")
+    if kind in ("int", "float", "bool"):
+        inner.setdefault("strict", True)
+    if kind == "literal" and not any(isinstance(value, bool) for value in node["expected"]):
+        return core_schema.no_info_before_validator_function(_no_boolean, cast("core_schema.CoreSchema", inner))
+    return inner
 
 
 class Config(BaseModel):
@@ -41,7 +68,15 @@ class Config(BaseModel):
         """The fields `data` of an older component `version`, as this class understands them; override to rename."""
         return data
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, protected_namespaces=()
+    )
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        """Numbers and booleans are taken as they are written: "5", 5.0 and true are no whole numbers, "yes" is no
+        boolean. Lists still become tuples and texts paths."""
+        return cast("core_schema.CoreSchema", _exact(handler(source)))
 
 
 @dataclass(frozen=True)
@@ -193,10 +228,15 @@ def _file_text(value: Path, info: SerializationInfo) -> str:
 
 
 def _resolved(value: Any, info: ValidationInfo) -> Any:
-    if not isinstance(value, str | Path) or not str(value):
+    if not isinstance(value, str | Path):
         return value
+    if not str(value).strip("\0") or "\0" in str(value):
+        raise ValueError("expected the path of a file")
     folder = (info.context or {}).get("folder")
-    path = Path(value).expanduser()
+    try:
+        path = Path(value).expanduser()
+    except RuntimeError:
+        raise ValueError("expected a path whose ~user exists here") from None
     return path if path.is_absolute() or folder is None else Path(folder) / path
 
 
@@ -209,9 +249,15 @@ In a bundle only the name is kept; a builder reads the file where the path exist
 _ENVIRONMENT = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
-def _interpolated(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
+class _FromEnvironment(str):
+    """A text with variables put in, which remembers how it was written."""
+
+    written: str
+
+
+def _interpolated(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    if not isinstance(value, str) or not _ENVIRONMENT.search(value):
+        return handler(value)
 
     def replace(match: re.Match[str]) -> str:
         found = os.environ.get(match.group(1))
@@ -219,8 +265,17 @@ def _interpolated(value: Any) -> Any:
             raise ValueError(f"environment variable {match.group(1)} is not set; set it or write the value")
         return found
 
-    return _ENVIRONMENT.sub(replace, value)
+    text = _FromEnvironment(handler(_ENVIRONMENT.sub(replace, value)))
+    text.written = value
+    return text
 
 
-EnvText = Annotated[str, BeforeValidator(_interpolated)]
-"""A text in which `${env:NAME}` stands for an environment variable; other fields take no interpolation."""
+def _as_written(value: str) -> str:
+    return value.written if isinstance(value, _FromEnvironment) else value
+
+
+EnvText = Annotated[str, WrapValidator(_interpolated), PlainSerializer(_as_written, return_type=str)]
+"""A text in which `${env:NAME}` stands for an environment variable; other fields take no interpolation.
+
+Filled specs and bundles keep `${env:NAME}`, so that no secret is written into them.
+"""

@@ -123,7 +123,12 @@ class Case:
         return self.fresh()
 
     def fresh(
-        self, *, seed: int = 0, config: Mapping[str, Any] | None = None, folder: Path | None = None, port: Port | None = None
+        self,
+        *,
+        seed: int = 0,
+        config: Mapping[str, Any] | None = None,
+        folder: Path | None = None,
+        port: Port | None = None,
     ) -> Any:
         """A new instance whose weights come from `seed`, in evaluation where it is a module."""
         with seeded(seed):

@@ -107,22 +107,11 @@ def between_hypotheses(a: Hypothesis, b: Hypothesis, *, tolerance: float) -> str
     return None
 
 
-def joined(pieces: Sequence[Any]) -> Any:
-    """What a session returned, put together: frames one after the other, hypotheses' tokens and texts likewise."""
-    kept = [piece for piece in pieces if piece is not None]
+def joined(pieces: Sequence[Any]) -> Any | None:
+    """The frames that a session returned, one after the other, as a batch of one; None where there were none."""
+    kept: list[Any] = [piece for piece in pieces if piece is not None]
     if not kept:
         return None
-    if isinstance(kept[0], Encoded | Features | Waveform):
-        arrays = [getattr(p, "samples", None) if isinstance(p, Waveform) else p.values for p in kept]
-        valid = [array[:, : int(p.lengths[0])] for array, p in zip(arrays, kept, strict=True)]
-        array = torch.cat(valid, dim=1)
-        field = "samples" if isinstance(kept[0], Waveform) else "values"
-        return kept[0]._replace(**{field: array}, lengths=torch.tensor([array.shape[1]]))
-    return [best(piece) for piece in kept]
-
-
-def best(piece: Any) -> Hypothesis:
-    """The first hypothesis of what a session returned: an `NBest`, a list with one, or a hypothesis."""
-    if isinstance(piece, Hypothesis):
-        return piece
-    return best(piece[0])
+    values = torch.cat([piece.values[:, : int(piece.lengths[0])] for piece in kept], dim=1)
+    first: Any = kept[0]
+    return first._replace(values=values, lengths=torch.tensor([values.shape[1]]))

@@ -52,9 +52,7 @@ class Classifier(nn.Module):
         with torch.no_grad():
             scores = self.logits(audio).log_softmax(dim=-1)
         orders = scores.argsort(dim=-1, descending=True).tolist()
-        return [
-            NBest(Hypothesis(LABELS[k], float(scores[row, k])) for k in order) for row, order in enumerate(orders)
-        ]
+        return [NBest(Hypothesis(LABELS[k], float(scores[row, k])) for k in order) for row, order in enumerate(orders)]
 
 
 def fit(
@@ -77,13 +75,15 @@ def fit(
         chosen = [data[index] for index in batch]
         if chosen:
             targets = torch.tensor([LABELS.index(row["text"]) for row in chosen])
-            losses = nn.functional.cross_entropy(model.logits([row["audio"] for row in chosen]), targets, reduction="none")
+            losses = nn.functional.cross_entropy(
+                model.logits([row["audio"] for row in chosen]), targets, reduction="none"
+            )
         else:
             losses = torch.zeros(0)
         if gradient is not None:
             gradient(model, losses)
         elif len(losses):
-            losses.mean().backward()
+            losses.mean().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return model
 

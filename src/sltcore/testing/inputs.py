@@ -17,7 +17,7 @@ FEATURES = 80
 MODEL = 16
 SECONDS = (0.9, 0.53, 0.31)
 FRAMES = (48, 31, 17)
-WORDS = "one two three four five six seven eight nine ten eleven twelve".split()
+WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -77,7 +77,9 @@ def batch(port: Port, *, seed: int = 0, lengths: Sequence[int] | None = None) ->
     if port.type == "Encoded":
         return Encoded(frames(lengths, width(port), seed=seed), torch.tensor(lengths), frame_shift_s(port))
     if port.type == "Text":
-        return Text([" ".join(WORDS[(seed + row + i) % len(WORDS)] for i in range(2 + row)) for row in range(len(lengths))])
+        return Text(
+            [" ".join(WORDS[(seed + row + i) % len(WORDS)] for i in range(2 + row)) for row in range(len(lengths))]
+        )
     if port.type == "Hypotheses":
         return [nbest(3, seed=seed + row) for row in range(len(lengths))]
     pytest.skip(f"the kit has no inputs for {port}")
@@ -137,7 +139,11 @@ def with_junk(x: Any, *, extra: int, seed: int = 1) -> Any:
     loud = 2 * torch.rand(shape, generator=generator(seed)) - 1
     loud = loud if isinstance(x, Waveform) else 10 * loud
     inside = torch.arange(shape[1])[None] < x.lengths[:, None]
-    loud[:, : array.shape[1]] = torch.where(inside[:, : array.shape[1]].reshape(*inside[:, : array.shape[1]].shape, *[1] * (array.ndim - 2)), array, loud[:, : array.shape[1]])
+    loud[:, : array.shape[1]] = torch.where(
+        inside[:, : array.shape[1]].reshape(*inside[:, : array.shape[1]].shape, *[1] * (array.ndim - 2)),
+        array,
+        loud[:, : array.shape[1]],
+    )
     return with_array(x, loud)
 
 

@@ -120,7 +120,9 @@ class ToyEncoder(Encoder, nn.Module):
         self.shift_s = 0.01
         hop = round(int(port.attributes.get("sample_rate_hz", 16000)) * self.shift_s)
         self.hop = hop if port.type == "Waveform" else 1
-        size = {"Waveform": hop, "Features": port.attributes.get("f", 80), "Encoded": port.attributes.get("d", 16)}[port.type]
+        size = {"Waveform": hop, "Features": port.attributes.get("f", 80), "Encoded": port.attributes.get("d", 16)}[
+            port.type
+        ]
         self.rnn = nn.LSTM(int(size), d, batch_first=True)
         self.d = d
 

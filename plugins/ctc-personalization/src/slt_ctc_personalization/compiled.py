@@ -56,12 +56,12 @@ def compile_kernel(function: Callable[..., Any]) -> Any:
 
 def inline_function(function: Callable[..., Any]) -> Any:
     """`function`, which allocates nothing, as a part of the kernels that call it; kept on disk inside them."""
-    return numba.njit(nogil=True, _nrt=False, inline="always")(function)
-
-
-def called_function(function: Callable[..., Any]) -> Any:
-    """As `inline_function`, for a function with loops that is called and not copied into its callers."""
     return numba.njit(nogil=True, _nrt=False)(function)
+
+
+def copied_function(function: Callable[..., Any]) -> Any:
+    """As `inline_function`, copied into its callers: faster for many tables in few places, slower to compile."""
+    return numba.njit(nogil=True, _nrt=False, inline="always")(function)
 
 
 def cache_folder(dispatcher: Any) -> str | None:

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from slt_ctc_personalization.compiled import called_function, compile_kernel, inline_function
-from slt_ctc_personalization.lexicon_trie import TrieTables, find_child
+from slt_ctc_personalization.compiled import compile_kernel, copied_function, inline_function
+from slt_ctc_personalization.lexicon_trie import COUNT, FIRST, LABEL, TrieTables, find_child
 from slt_ctc_personalization.ngram import NgramTables, ngram_end, ngram_step
 from slt_ctc_personalization.phrases import PhraseTables, go_to
 from slt_ctc_personalization.prefix_tree import (
@@ -76,7 +76,7 @@ class Scratch(NamedTuple):
     stamp: npt.NDArray[np.int64]
 
 
-@called_function
+@inline_function
 def admit_tokens(row, options, labels, tokens):
     """Labels above the threshold, or the likeliest: (how many, the largest value left out, the largest of all)."""
     size, rest, rest_label, top = 0, -INFINITY, -1, row[options.blank]
@@ -96,7 +96,7 @@ def admit_tokens(row, options, labels, tokens):
     return size, rest, max(top, rest)
 
 
-@called_function
+@inline_function
 def base_of(nodes, numbers, parent, own, span):
     """Bonus earned before the first label of a match that ends at a node with this parent."""
     if span <= 1:
@@ -117,7 +117,7 @@ def earn(nodes, numbers, phrases, state, parent, own, earned, less):
     return earned
 
 
-@inline_function
+@copied_function
 def boost(nodes, numbers, phrases, state, parent, own, earned):
     """Earned bonus, or credit for a phrase that has begun, whichever is more."""
     best = earned
@@ -156,7 +156,7 @@ def close_phrase(beam, options, phrases, node, boundary):
     return state, earn(beam.nodes, beam.numbers, phrases, state, parent, own, beam.numbers[node, EARNED], less)
 
 
-@inline_function
+@copied_function
 def new_prefix(beam, options, labels, spellings, extra, phrases, lm, parent, label, mass, least):
     """The node for `label` after `parent`, with all that is added to its acoustic score; -1 if that is below `least`."""
     nodes, numbers = beam.nodes, beam.numbers
@@ -212,7 +212,7 @@ def new_prefix(beam, options, labels, spellings, extra, phrases, lm, parent, lab
     return node
 
 
-@called_function
+@inline_function
 def stay(beam, scratch, options, row, both):
     """All hypotheses one frame later without a new label; returns a lower bound of the best score."""
     nodes, top = beam.nodes, -INFINITY
@@ -231,7 +231,7 @@ def stay(beam, scratch, options, row, both):
     return top
 
 
-@inline_function
+@copied_function
 def arrive(beam, scratch, node, mass, size):
     """Add the mass of a new label to the candidate of `node`; returns the number of candidates."""
     nodes = beam.nodes
@@ -251,7 +251,7 @@ def arrive(beam, scratch, node, mass, size):
     return size
 
 
-@called_function
+@inline_function
 def score_candidates(beam, scratch, low, high):
     """Scores of the candidates `low ... high - 1`, and the best."""
     best = -INFINITY
@@ -262,7 +262,7 @@ def score_candidates(beam, scratch, low, high):
     return best
 
 
-@called_function
+@inline_function
 def thin_out(beam, scratch, options, low, size, least):
     """Keep the best `beam` of the new candidates `low ... size - 1`; returns (their end, the least score kept or given)."""
     score_candidates(beam, scratch, low, size)
@@ -295,7 +295,7 @@ def swap_first(beam, index):
         beam.nodes[beam.node[0], SLOT] = 0
 
 
-@called_function
+@inline_function
 def survive(beam, scratch, options, size):
     """The best candidates become the beam; the nodes of the others are freed."""
     best = score_candidates(beam, scratch, 0, size)
@@ -326,7 +326,7 @@ def survive(beam, scratch, options, size):
             release(beam.nodes, beam.control, scratch.node[slot])
 
 
-@inline_function
+@copied_function
 def gain_of(options, labels, label):
     """The most that a label can add to a score beside phrases: bonuses for the word it ends, and for the one it begins."""
     if options.lm_unit == TOKEN_LM:
@@ -339,7 +339,7 @@ def gain_of(options, labels, label):
     return gain
 
 
-@inline_function
+@copied_function
 def extend(beam, scratch, options, labels, spellings, extra, phrases, lm, index, label, value, reach, size, least):
     """Try `label` behind hypothesis `index`; returns the number of candidates and the least score worth trying."""
     node = beam.node[index]
@@ -353,6 +353,37 @@ def extend(beam, scratch, options, labels, spellings, extra, phrases, lm, index,
         size = arrive(beam, scratch, child, mass, size)
         least = max(least, mass + beam.numbers[child, FUSED] + options.prune)
     return size, least
+
+
+@inline_function
+def expected_labels(beam, scratch, options, phrases, row, edge, index, tokens, rest, least):
+    """Append the labels that a begun phrase expects and that could still count; returns the number of labels to try."""
+    node = beam.node[index]
+    state = beam.nodes[node, PHRASE]
+    own = beam.total[index] + beam.numbers[node, DONE] + beam.numbers[node, EARNED] + 2.0 * max(options.word_bonus, 0.0)
+    if phrases.span[state] == 0 or own + rest + phrases.reach[state] < least:
+        return tokens
+    trial = beam.control[FRAME] * options.beam + index + 1
+    for place in range(tokens):
+        scratch.stamp[scratch.tokens[place]] = trial
+    while state > 0 and phrases.span[state] > 0:
+        place, stop, behind_edge = phrases.rows[state, FIRST], phrases.rows[state, FIRST] + phrases.rows[state, COUNT], -1
+        while place < stop:
+            label, credit = phrases.rows[place, LABEL], phrases.credit[place]
+            if label == edge and options.edges == BOUNDARY_EDGES:
+                label = options.boundary
+            elif label == edge:
+                behind_edge = place
+            place += 1
+            if place == stop and behind_edge >= 0:
+                place = phrases.rows[behind_edge, FIRST]
+                stop, behind_edge = place + phrases.rows[behind_edge, COUNT], -1
+            if label != edge and scratch.stamp[label] != trial and own + row[label] + credit >= least:
+                scratch.stamp[label] = trial
+                scratch.tokens[tokens] = label
+                tokens += 1
+        state = phrases.fail[state]
+    return tokens
 
 
 @compile_kernel
@@ -379,42 +410,19 @@ def search_labels(log_probs, begin, end, options, labels, spellings, extra, phra
         least = stay(beam, scratch, options, row, both) + options.prune
         for index in range(first_new):
             node = beam.node[index]
-            state = nodes[node, PHRASE]
-            trial = control[FRAME] * options.beam + index + 1
-            for place in range(tokens):
+            tried = tokens
+            if nodes[node, PHRASE] > 0:
+                tried = expected_labels(beam, scratch, options, phrases, row, edge, index, tokens, rest, least)
+            for place in range(tried):
                 label = scratch.tokens[place]
-                scratch.stamp[label] = trial
                 if label == options.boundary and nodes[node, FLAGS] & ABSORBS:
                     continue
                 if size == capacity:
                     size, least = thin_out(beam, scratch, options, first_new, size, least)
                 size, least = extend(
                     beam, scratch, options, labels, spellings, extra, phrases, lm, index, label, row[label],
-                    phrases.reach[state], size, least,
+                    phrases.reach[nodes[node, PHRASE]], size, least,
                 )  # fmt: skip
-            own = beam.total[index] + numbers[node, DONE] + numbers[node, EARNED] + 2.0 * max(options.word_bonus, 0.0)
-            while state > 0 and phrases.span[state] > 0 and own + rest + phrases.reach[state] >= least:
-                place, stop, behind_edge = phrases.first[state], phrases.first[state] + phrases.count[state], -1
-                while place < stop:
-                    label, credit = phrases.label[place], phrases.credit[place]
-                    if label == edge and options.edges == BOUNDARY_EDGES:
-                        label = options.boundary
-                    elif label == edge:
-                        behind_edge = place
-                    place += 1
-                    if place == stop and behind_edge >= 0:
-                        place, stop = phrases.first[behind_edge], phrases.first[behind_edge] + phrases.count[behind_edge]
-                        behind_edge = -1
-                    if label == edge or scratch.stamp[label] == trial or not (own + row[label] + credit >= least):
-                        continue
-                    scratch.stamp[label] = trial
-                    if size == capacity:
-                        size, least = thin_out(beam, scratch, options, first_new, size, least)
-                    size, least = extend(
-                        beam, scratch, options, labels, spellings, extra, phrases, lm, index, label, row[label],
-                        credit, size, least,
-                    )  # fmt: skip
-                state = phrases.fail[state]
         survive(beam, scratch, options, size)
         control[FRAME] += 1
     return end

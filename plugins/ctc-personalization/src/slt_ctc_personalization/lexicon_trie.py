@@ -18,22 +18,20 @@ from sltcore.errors import VocabularyError, did_you_mean
 IntArray = npt.NDArray[np.int32]
 FloatArray = npt.NDArray[np.float32]
 LINEAR_SCAN = 6
+FIRST, COUNT, LABEL, ABOVE = range(4)
 
 
 class TrieTables(NamedTuple):
     """A trie with words at its nodes; node 0 is the root.
 
-    `first`, `count` [node]: the children are `first[n] ... first[n] + count[n] - 1`. `label`, `parent` [node].
+    `rows` [node, 4] int32: first child, number of children (they are neighbours), label, parent: one row is one cache
+    line's quarter, and a step down reads two.
     `word_start` [node + 1]: the entries of node n are `word_start[n] ... word_start[n + 1] - 1` in `words` (word ids)
     and `weights` (natural log of each pronunciation's probability). `best` [node] float32: the largest score of a
     word at or below the node, for look-ahead.
     """
 
-    first: IntArray
-    count: IntArray
-    label: IntArray
-    parent: IntArray
-    depth: IntArray
+    rows: IntArray
     word_start: IntArray
     words: IntArray
     weights: FloatArray
@@ -65,20 +63,11 @@ def build_trie_flat(
     ids = np.asarray(words, dtype=np.int32)
     parents, labels, depths, leaf = levels(flat, lengths)
     size = len(parents)
-    count = np.bincount(parents[1:], minlength=size).astype(np.int32) if size > 1 else np.zeros(1, np.int32)
-    first = np.zeros(size, np.int32)
-    if size > 1:
-        changes = np.flatnonzero(np.r_[True, parents[2:] != parents[1:-1]]) + 1
-        first[parents[changes]] = changes
     order = np.lexsort((ids, leaf))
     kept_weights = np.zeros(len(ids), np.float32) if weights is None else np.asarray(weights, np.float32)
     best = _best_below(size, parents, depths, leaf, scores)
     return TrieTables(
-        first=first,
-        count=count,
-        label=labels.astype(np.int32),
-        parent=parents.astype(np.int32),
-        depth=depths.astype(np.int32),
+        rows=child_rows(parents, labels),
         word_start=np.searchsorted(leaf[order], np.arange(size + 1)).astype(np.int32),
         words=np.ascontiguousarray(ids[order]),
         weights=np.ascontiguousarray(kept_weights[order]),
@@ -104,6 +93,18 @@ def levels(flat: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> tuple
     return np.concatenate(parents), np.concatenate(labels), np.concatenate(depths), leaf
 
 
+def child_rows(parents: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> IntArray:
+    """First child, number of children, label and parent of each node numbered breadth first: [node, 4] int32."""
+    size = len(parents)
+    rows = np.zeros((size, 4), np.int32)
+    rows[:, LABEL], rows[:, ABOVE] = labels, parents
+    if size > 1:
+        rows[:, COUNT] = np.bincount(parents[1:], minlength=size)
+        starts = np.flatnonzero(np.r_[True, parents[2:] != parents[1:-1]]) + 1
+        rows[parents[starts], FIRST] = starts
+    return rows
+
+
 def _best_below(
     size: int,
     parents: npt.NDArray[np.int64],
@@ -126,16 +127,17 @@ EMPTY_TRIE = build_trie([], [])
 
 def child_of(trie: Any, node: int, label: int) -> int:
     """The child of `node` by `label`, or -1; `find_child` is the same function for compiled callers."""
-    low = trie.first[node]
-    high = low + trie.count[node]
+    rows = trie.rows
+    low = rows[node, FIRST]
+    high = low + rows[node, COUNT]
     while high - low > LINEAR_SCAN:
         middle = (low + high) >> 1
-        if trie.label[middle] <= label:
+        if rows[middle, LABEL] <= label:
             low = middle
         else:
             high = middle
     for child in range(low, high):
-        if trie.label[child] == label:
+        if rows[child, LABEL] == label:
             return child
     return -1
 

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slt_ctc_personalization.compiled import inline_function
-from slt_ctc_personalization.lexicon_trie import TrieTables, child_of, find_child, levels
+from slt_ctc_personalization.lexicon_trie import TrieTables, child_of, child_rows, find_child, levels
 
 HASH_FACTOR = 0x9E3779B97F4A7C15 >> 1  # Fibonacci hashing, kept below 2^63
 
@@ -45,7 +45,7 @@ class Phrase(NamedTuple):
 
 
 class PhraseTables(NamedTuple):
-    """The automaton; state 0 is the root, children are neighbours as in `TrieTables`.
+    """The automaton; state 0 is the root, `rows` [state, 4] as in `TrieTables`.
 
     `fail` [state]: the longest proper suffix that is a state. `output` [state]: the nearest complete phrase among the
     state and its suffixes, or -1. `bonus` [state]: what completing earns, `credit` [state]: what reading so far lends.
@@ -54,9 +54,7 @@ class PhraseTables(NamedTuple):
     word of a lexicon, an open hash table from `state * lexicon nodes + lexicon node`.
     """
 
-    first: npt.NDArray[np.int32]
-    count: npt.NDArray[np.int32]
-    label: npt.NDArray[np.int32]
+    rows: npt.NDArray[np.int32]
     fail: npt.NDArray[np.int32]
     output: npt.NDArray[np.int32]
     bonus: npt.NDArray[np.float64]
@@ -101,11 +99,8 @@ def build_automaton(
         node = np.where(node > 0, parents[node], 0)
     credit[0] = 0.0
     fail = _failures(parents, labels, depths)
-    first, count = _children(parents)
     return PhraseTables(
-        first=first,
-        count=count,
-        label=labels.astype(np.int32),
+        rows=child_rows(parents, labels),
         fail=fail.astype(np.int32),
         output=_outputs(bonus, fail, depths).astype(np.int32),
         bonus=bonus,
@@ -121,16 +116,6 @@ def build_automaton(
 def _by_depth(depths: npt.NDArray[np.int64]) -> list[slice]:
     borders = np.searchsorted(depths, np.arange(1, int(depths.max()) + 2))
     return [slice(int(low), int(high)) for low, high in zip(borders[:-1], borders[1:], strict=True)]
-
-
-def _children(parents: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    size = len(parents)
-    first, count = np.zeros(size, np.int32), np.zeros(size, np.int32)
-    if size > 1:
-        count[:] = np.bincount(parents[1:], minlength=size)
-        starts = np.flatnonzero(np.r_[True, parents[2:] != parents[1:-1]]) + 1
-        first[parents[starts]] = starts
-    return first, count
 
 
 def _failures(
@@ -191,7 +176,7 @@ def with_word_credit(
     """
     found: dict[int, float] = {}
     nodes_of = [[_trie_nodes(trie, path) for path in alternatives] for alternatives in paths]
-    size = len(trie.first)
+    size = len(trie.rows)
     seen: set[int] = set()
     for pattern in patterns:
         state = 0

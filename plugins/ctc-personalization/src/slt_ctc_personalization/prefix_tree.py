@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from slt_ctc_personalization.compiled import called_function, compile_kernel, inline_function
+from slt_ctc_personalization.compiled import compile_kernel, copied_function, inline_function
 
 IntRows = npt.NDArray[np.int64]
 FloatRows = npt.NDArray[np.float64]
@@ -41,7 +41,7 @@ SOFTPLUS = np.log1p(np.exp(-_grid))
 SIGMOID = 1.0 / (1.0 + np.exp(_grid))
 
 
-@called_function
+@inline_function
 def log_add(a: float, b: float) -> float:
     """ln(e^a + e^b), absolute error below 4e-11: third-order Taylor around 64 knots for each unit."""
     if a < b:
@@ -56,7 +56,7 @@ def log_add(a: float, b: float) -> float:
     return a + SOFTPLUS[knot] - h * (s - h * curve * (0.5 - h * (1.0 - 2.0 * s) / 6.0))
 
 
-@called_function
+@inline_function
 def kth_largest(values: FloatRows, size: int, k: int) -> float:
     """The k-th largest (k >= 1) of `values[:size]`, which is reordered."""
     low, high, wanted = 0, size - 1, k - 1
@@ -83,7 +83,7 @@ def kth_largest(values: FloatRows, size: int, k: int) -> float:
     return values[wanted]
 
 
-@inline_function
+@copied_function
 def child_by_key(nodes: IntRows, node: int, key: int) -> int:
     """The child of `node` with `key`, or -1."""
     child = nodes[node, CHILD]
@@ -92,7 +92,7 @@ def child_by_key(nodes: IntRows, node: int, key: int) -> int:
     return child
 
 
-@inline_function
+@copied_function
 def add_node(nodes: IntRows, control: IntRows, parent: int, key: int, frame: int) -> int:
     """A new node below `parent`; the caller has made sure that a row is left."""
     node = control[FREE]
@@ -117,7 +117,7 @@ def add_node(nodes: IntRows, control: IntRows, parent: int, key: int, frame: int
     return node
 
 
-@called_function
+@inline_function
 def release(nodes: IntRows, control: IntRows, node: int) -> None:
     """Free `node` and its ancestors as far as they are neither in the beam nor have children."""
     while node >= 0 and node != control[ROOT] and nodes[node, SLOT] == OUTSIDE and nodes[node, CHILD] < 0:

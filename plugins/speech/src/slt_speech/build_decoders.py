@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from slt_speech.classifier import Classifier
 from slt_speech.ctc_greedy import CtcGreedy
 from slt_speech.griffin_lim import GriffinLim
 from slt_speech.mel_settings import PRESETS
 from slt_speech.world import World
-from sltcore.errors import DataError, PortError, SpecError, VocabularyError
-from sltcore.vocabulary import Vocabulary, characters
+from sltcore import ctc
+from sltcore.errors import DataError, PortError, SpecError
 
 if TYPE_CHECKING:
     from slt_speech.config_decoders import (
@@ -34,7 +29,6 @@ if TYPE_CHECKING:
     from slt_speech.metrics.word_error import ErrorRate
     from sltcore.plugin import Ports
 
-SAVED = "vocabulary.json"
 
 
 def ctc_greedy(config: CtcGreedyConfig, ports: Ports) -> CtcGreedy:
@@ -42,70 +36,24 @@ def ctc_greedy(config: CtcGreedyConfig, ports: Ports) -> CtcGreedy:
 
     **Raises** `VocabularyError` when nothing names the labels, `PortError` when the head does not fit.
     """
-    head = ports.slots.get("head")
-    if head is not None and not isinstance(head, nn.Module):
-        raise PortError(f"decoder 'ctc-greedy': head refers to a {type(head).__name__}, expected a module such as a Linear")
-    named = config.vocabulary is not None or config.characters is not None
-    if head is None and not named:
-        head = _single(ports.offers, "head")
-    vocabulary = _vocabulary(config, ports, head)
-    d = _width(ports, head)
-    return CtcGreedy(
-        nn.Linear(d, len(vocabulary)) if head is None else head, vocabulary, d=d, freeze_head=config.freeze_head
-    )
-
-
-def _vocabulary(config: CtcGreedyConfig, ports: Ports, head: nn.Module | None) -> Vocabulary:
-    """The bundle's, else the configured, else the one that stands beside the head, else the only one on offer."""
-    if ports.folder is not None and (ports.folder / SAVED).is_file():
-        return read_vocabulary(ports.folder / SAVED)
-    if config.vocabulary is not None:
-        return read_vocabulary(config.vocabulary)
-    if config.characters is not None:
-        return characters([config.characters])
-    beside = [f"{path.rpartition('.')[0]}.vocabulary" for path, value in ports.offers.items() if value is head]
-    found = next((ports.offers[path] for path in beside if path in ports.offers), None)
-    found = _single(ports.offers, "vocabulary") if found is None else found
-    if not isinstance(found, Vocabulary):
-        raise VocabularyError(
-            "decoder 'ctc-greedy' has no labels: the encoder offers no vocabulary, and neither 'vocabulary' (a JSON "
-            "file) nor 'characters' (letters) is given; give one of the two"
-        )
-    return found
-
-
-def _single(offers: Mapping[str, Any], name: str) -> Any | None:
-    """What the encoder offers under a name, else the only thing of that name on offer."""
-    found = {id(value): value for path, value in offers.items() if path.endswith(f".{name}")}
-    return offers.get(f"encoder.{name}", next(iter(found.values())) if len(found) == 1 else None)
-
-
-def _width(ports: Ports, head: nn.Module | None = None) -> int:
-    """The d of the stage before; **Raises** `PortError` when neither it nor the head says."""
-    d = ports.upstream.attributes.get("d") if ports.upstream is not None else None
-    d = getattr(head, "in_features", None) if d is None else d
-    if d is None:
-        before = ports.upstream if ports.upstream is not None else "nothing"
-        raise PortError(f"a decoder needs the width d of the encoder before it, but before it stands {before}")
-    return int(d)
-
-
-def read_vocabulary(path: Path) -> Vocabulary:
-    """The vocabulary in a JSON file; **Raises** `VocabularyError` when it is missing or not one."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise VocabularyError(f"vocabulary: there is no file {path}; make one with: slt vocabulary train") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise VocabularyError(f"vocabulary: {path} is not a JSON file: {error}") from None
-    if not isinstance(data, dict):
-        raise VocabularyError(f"vocabulary: {path} holds a {type(data).__name__}, expected an object with 'labels'")
-    return Vocabulary.from_dict(data)
+    head = ctc.choose_head(ports, who="decoder 'ctc-greedy'", vocabulary=config.vocabulary, letters=config.characters)
+    return CtcGreedy(head, freeze_head=config.freeze_head)
 
 
 def classifier(config: ClassifierConfig, ports: Ports) -> Classifier:
     """A classifier as wide as the encoder."""
     return Classifier(_width(ports), config.labels, pooling=config.pooling, nbest=config.nbest)
+
+
+def _width(ports: Ports) -> int:
+    """The d of the stage before; **Raises** `PortError` when it says none."""
+    d = ports.upstream.attributes.get("d") if ports.upstream is not None else None
+    if d is None:
+        before = ports.upstream if ports.upstream is not None else "nothing"
+        raise PortError(
+            f"decoder 'classifier' needs the width d of the encoder before it, but before it stands {before}"
+        )
+    return int(d)
 
 
 def griffin_lim(config: GriffinLimConfig, ports: Ports) -> GriffinLim:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from sltcore.errors import PortError, ShapeError, StreamError, VocabularyError
+from sltcore import ctc
+from sltcore.errors import ShapeError, StreamError
 from sltcore.interfaces import Decoder, Session
 from sltcore.types import Encoded, Hypothesis, NBest, Port, Targets
 from sltcore.vocabulary import WORD_MARK, Vocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    pass
 
 
 class Run(NamedTuple):
@@ -86,8 +85,8 @@ def hypothesis(
     """The reading that a list of runs spells.
 
     Frame i covers `offset_s + (i ± 1/2) frame_shift_s`, so a token lasts from half a frame before the first frame it
-    won to half a frame after the last, in seconds to the microsecond, never before zero. `extra` holds `token_times`, `token_scores`
-    (natural log) and, where the labels form words, `words`; `times` are then the words' times.
+    won to half a frame after the last, in seconds to the microsecond, never before zero. `extra` holds `token_times`,
+    `token_scores` (natural log) and, where the labels form words, `words`; `times` are then the words' times.
     """
     tokens = tuple(run.label for run in runs)
     token_times = tuple(
@@ -126,34 +125,6 @@ def greedy(
     ]
 
 
-def frames_needed(ids: Tensor, lengths: Tensor) -> Tensor:
-    """The fewest frames [b] that CTC can write each target in: its labels and one blank between equal neighbours."""
-    places = torch.arange(ids.shape[1], device=ids.device)
-    repeats = torch.zeros_like(lengths)
-    if ids.shape[1] > 1:
-        repeats = ((ids[:, 1:] == ids[:, :-1]) & (places[1:] < lengths[:, None])).sum(dim=1)
-    return lengths + repeats
-
-
-def ctc_loss(log_probs: Tensor, lengths: Tensor, targets: Targets, *, blank: int) -> Tensor:
-    """-ln P(target | frames) of each utterance, +inf where the target does not fit into the frames: [b] float32, nats.
-
-    **Shapes**: `log_probs` [b t v], `lengths` [b] in frames, `targets.ids` [b u] padded with anything.
-    Utterances without frames, on which `torch.nn.functional.ctc_loss` is undefined when t = 0, give 0 for an empty
-    target. The gradient of an infinite loss is zero.
-    """
-    fits = frames_needed(targets.ids, targets.lengths) <= lengths
-    if log_probs.shape[1] == 0 or log_probs.shape[0] == 0:
-        return torch.where(fits, log_probs.sum(dim=(1, 2)), torch.inf)
-    places = torch.arange(targets.ids.shape[1], device=targets.ids.device)
-    any_label = 0 if blank else 1
-    ids = torch.where(places < targets.lengths[:, None], targets.ids, any_label)
-    losses = functional.ctc_loss(
-        log_probs.transpose(0, 1), ids, lengths, targets.lengths, blank=blank, reduction="none", zero_infinity=True
-    )
-    return torch.where(fits, losses, torch.inf)
-
-
 class CtcGreedy(Decoder, nn.Module):
     """Takes the most probable label of every frame, merges repeats and drops blanks.
 
@@ -165,25 +136,14 @@ class CtcGreedy(Decoder, nn.Module):
     doi:10.1145/1143844.1143891: best-path decoding in section 3.2, the loss in section 4.
     """
 
-    def __init__(self, head: nn.Module, vocabulary: Vocabulary, *, d: int, freeze_head: bool = False) -> None:
-        """`head` maps [b t d] to logits or log-probabilities [b t v].
-
-        **Raises** `PortError` when the head's width is not d or not the number of labels.
-        """
+    def __init__(self, head: ctc.Head, *, freeze_head: bool = False) -> None:
+        """`head` maps [b t d] to logits or log-probabilities [b t v]; frozen, training leaves it as it is."""
         super().__init__()
-        for what, have, want in (("in", "in_features", d), ("out", "out_features", len(vocabulary))):
-            width = getattr(head, have, want)
-            if width != want:
-                meaning = "the encoder's d" if what == "in" else "the vocabulary's labels"
-                raise PortError(
-                    f"decoder 'ctc-greedy': its head has {width} features {what}, but {meaning} are {want}; share a "
-                    f"head and a vocabulary that belong together, or leave 'head' empty to get a new one"
-                )
-        self.head = head
-        self.d = d
-        self._vocabulary = vocabulary
+        self.head = head.module
+        self.d = head.d
+        self._vocabulary = head.vocabulary
         if freeze_head:
-            for parameter in head.parameters():
+            for parameter in self.head.parameters():
                 parameter.requires_grad_(False)
 
     @property
@@ -207,20 +167,15 @@ class CtcGreedy(Decoder, nn.Module):
 
     def save_files(self) -> Mapping[str, bytes]:
         """`vocabulary.json`."""
-        return {"vocabulary.json": json.dumps(self._vocabulary.to_dict(), ensure_ascii=False, indent=1).encode()}
+        return ctc.vocabulary_file(self._vocabulary)
+
+    @property
+    def _head(self) -> ctc.Head:
+        return ctc.Head(self.head, self._vocabulary, self.d)
 
     def log_probs(self, encoded: Encoded) -> Tensor:
-        """Natural-log posteriors [b t v] float32. What stands after a length is read as zeros, so not even NaN leaks.
-
-        **Raises** `ShapeError` when values are not [b t d].
-        """
-        values = encoded.values
-        if values.ndim != 3 or values.shape[2] != self.d:
-            raise ShapeError(f"Encoded.values has shape {tuple(values.shape)}, expected (b, t, d) with d = {self.d}")
-        inside = torch.arange(values.shape[1], device=values.device) < encoded.lengths[:, None]
-        logits = self.head(torch.where(inside[..., None], values, 0.0))
-        result: Tensor = logits.float().log_softmax(dim=-1)
-        return result
+        """Natural-log posteriors [b t v] float32; see `sltcore.ctc.log_probs`."""
+        return ctc.log_probs(self._head, encoded)
 
     @torch.no_grad()
     def decode(self, encoded: Encoded, context: Mapping[str, Any]) -> list[NBest]:
@@ -234,57 +189,16 @@ class CtcGreedy(Decoder, nn.Module):
         )
 
     def loss(self, encoded: Encoded, targets: Targets, context: Mapping[str, Any]) -> Tensor:
-        """CTC loss of each utterance: [b] float32 in nats.
-
-        A target that needs more frames than the utterance has (`frames_needed`) has probability zero; its loss is
-        given as 0 with zero gradient, so that one bad transcript never spoils a batch. **Raises** `VocabularyError`
-        when a target id is no label or the blank.
-        """
-        self._check(targets)
-        losses = ctc_loss(self.log_probs(encoded), encoded.lengths, targets, blank=self._vocabulary.blank)
-        return torch.where(losses.isinf(), 0.0, losses).clamp_min(0.0)
+        """CTC loss of each utterance: [b] float32 in nats; see `sltcore.ctc.training_loss`."""
+        return ctc.training_loss(self._head, encoded, targets)
 
     def score(self, encoded: Encoded, hypotheses: Sequence[NBest]) -> Tensor:
-        """ln P(text | frames), summed over all paths: [b k] float32; -inf beyond a list's end or where nothing fits.
-
-        A hypothesis without `tokens` is spelled from its text.
-        """
-        log_probs = self.log_probs(encoded)
-        result = log_probs.new_full((len(hypotheses), max(map(len, hypotheses), default=0)), -torch.inf)
-        for column in range(result.shape[1]):
-            rows = [row for row, nbest in enumerate(hypotheses) if column < len(nbest)]
-            targets = pad_labels((self._labels(hypotheses[row][column]) for row in rows), log_probs.device)
-            self._check(targets)
-            losses = ctc_loss(log_probs[rows], encoded.lengths[rows], targets, blank=self._vocabulary.blank)
-            result[rows, column] = -losses
-        return result
+        """ln P(text | frames), summed over all paths: [b k] float32; see `sltcore.ctc.forward_scores`."""
+        return ctc.forward_scores(self._head, encoded, hypotheses)
 
     def open(self, context: Mapping[str, Any]) -> Session:
         """A session over chunks of one utterance's frames; see `GreedySession`."""
         return GreedySession(self)
-
-    def _labels(self, hypothesis: Hypothesis) -> Sequence[int]:
-        return hypothesis.tokens or self._vocabulary.encode(hypothesis.text)
-
-    def _check(self, targets: Targets) -> None:
-        places = torch.arange(targets.ids.shape[1], device=targets.ids.device)
-        ids, blank, size = targets.ids, self._vocabulary.blank, len(self._vocabulary)
-        wrong = ((ids < 0) | (ids >= size) | (ids == blank)) & (places < targets.lengths[:, None])
-        if wrong.any():
-            row, place = (int(index) for index in wrong.nonzero()[0])
-            raise VocabularyError(
-                f"target {row} has id {int(ids[row, place])} at position {place}, expected one of the ids 0 to "
-                f"{size - 1} except the blank, {blank}"
-            )
-
-
-def pad_labels(rows: Iterable[Sequence[int]], device: torch.device | str = "cpu") -> Targets:
-    """Targets of lists of label ids: `ids` [b u] padded with zeros, `lengths` [b]."""
-    listed = [list(row) for row in rows]
-    widest = max(map(len, listed), default=0)
-    ids = torch.tensor([row + [0] * (widest - len(row)) for row in listed], dtype=torch.int64, device=device)
-    lengths = torch.tensor([len(row) for row in listed], dtype=torch.int64, device=device)
-    return Targets(ids.reshape(len(listed), widest), lengths)
 
 
 class GreedySession(Session):

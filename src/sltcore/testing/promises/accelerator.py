@@ -20,7 +20,9 @@ class AcceleratorPromises(TransformPromises):
     kind: ClassVar[str] = "accelerator"
     promises: ClassVar[Mapping[str, str]] = AcceleratorBackend.promises
 
-    @promise("round, clip and scale in the same order in both, and sum integers that float32 holds exactly (below 2**24)")
+    @promise(
+        "round, clip and scale in the same order in both, and sum integers that float32 holds exactly (below 2**24)"
+    )
     def test_lower(self, case: Case) -> str | None:
         for worn in wear(case):
             practise(case, worn)

@@ -21,11 +21,17 @@ class AdapterPromises(TransformPromises):
     kind: ClassVar[str] = "adapter"
     promises: ClassVar[Mapping[str, str]] = Adapter.promises
 
-    @promise("give only the adapter's own tensors in parameter_groups, and add the update in forward instead of into the weight")
+    @promise(
+        "give only the adapter's own tensors in parameter_groups, and add the update in forward instead of into the weight"
+    )
     def test_frozen(self, case: Case) -> str | None:
         for worn in wear(case):
             given = {id(p) for group in worn.transform.parameter_groups() for p in group["params"]}
-            taken = [name for name, p in worn.model.named_parameters() if id(p) in given and any(p is q for q in worn.base_parameters)]
+            taken = [
+                name
+                for name, p in worn.model.named_parameters()
+                if id(p) in given and any(p is q for q in worn.base_parameters)
+            ]
             if taken:
                 return f"on {worn.what}, parameter_groups holds the base's own {listed(taken)}"
             kept = [(name, tensor, tensor.detach().clone()) for name, tensor in base_tensors(worn)]

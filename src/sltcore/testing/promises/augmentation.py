@@ -35,7 +35,9 @@ class AugmentationPromises(Promises):
                 return f"two calls with the same generator state differ: {found}"
         return None
 
-    @promise("draw from the generator that is passed in, instead of seeding one of its own; check that ranges are not empty")
+    @promise(
+        "draw from the generator that is passed in, instead of seeding one of its own; check that ranges are not empty"
+    )
     def test_random(self, case: Case) -> str | None:
         part = case.part
         x = inputs.batch(part.consumes)

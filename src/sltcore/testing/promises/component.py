@@ -79,7 +79,9 @@ class ComponentPromises(Promises):
         unread = [name for name, field in model.model_fields.items() if name not in read and not is_slot(field)]
         return f"nothing reads {', '.join(unread)} while it is built" if unread else None
 
-    @promise("give fields exact types (int, float, Literal[...]), and raise SltError with one line from checks of your own")
+    @promise(
+        "give fields exact types (int, float, Literal[...]), and raise SltError with one line from checks of your own"
+    )
     def test_config_errors(self, case: Case) -> str | None:
         wrong: dict[str, Any] = {"no_such_field": 1}
         for name, field in config_of(case).model_fields.items():
@@ -91,21 +93,27 @@ class ComponentPromises(Promises):
             except SltError as error:
                 lines = str(error).strip().splitlines()
                 if len(lines) != 1 or name not in lines[0]:
-                    return f"with {name}={value!r}, the error has {len(lines)} lines or does not name the field: {error}"
+                    return (
+                        f"with {name}={value!r}, the error has {len(lines)} lines or does not name the field: {error}"
+                    )
             except Exception as error:
                 return f"with {name}={value!r}, it raised {type(error).__name__} instead of an SltError"
             else:
                 return f"it was built with {name}={value!r}"
         return None
 
-    @promise("import torch and the like inside build.py and the modules it uses, never in plugin.py, config.py or __init__.py")
+    @promise(
+        "import torch and the like inside build.py and the modules it uses, never in plugin.py, config.py or __init__.py"
+    )
     def test_light_import(self, case: Case) -> str | None:
         if not case.modules:
             pytest.skip("it is not installed as a plugin")
         heavy = loaded_by(case.modules)
         return f"importing {' and '.join(case.modules)} in a fresh process loads {', '.join(heavy)}" if heavy else None
 
-    @promise("make the small configuration smaller: few layers, few units; see sltcore.testing.case.SMALL_KEYS for its keys")
+    @promise(
+        "make the small configuration smaller: few layers, few units; see sltcore.testing.case.SMALL_KEYS for its keys"
+    )
     def test_quick(self, case: Case) -> str | None:
         if not all(isinstance(raw, Mapping) for raw in case.contexts):
             return "small's contexts are no list of mappings"
@@ -113,13 +121,19 @@ class ComponentPromises(Promises):
         start = time.process_time()
         case.fresh()
         seconds = time.process_time() - start
-        return f"building took {seconds:.1f} s of CPU, allowed are {BUILD_SECONDS:g}" if seconds > BUILD_SECONDS else None
+        return (
+            f"building took {seconds:.1f} s of CPU, allowed are {BUILD_SECONDS:g}" if seconds > BUILD_SECONDS else None
+        )
 
     @promise("let the class inherit from its interface, before nn.Module, and return an instance from the builder")
     def test_interface(self, case: Case) -> str | None:
         interface = INTERFACES[case.kind]
         part = case.fresh()
-        return None if isinstance(part, interface) else f"it built a {type(part).__name__}, which is no {interface.__name__}"
+        return (
+            None
+            if isinstance(part, interface)
+            else f"it built a {type(part).__name__}, which is no {interface.__name__}"
+        )
 
     @promise(f"return Port(type, attributes) with a type of {', '.join(PORT_TYPES)}")
     def test_ports(self, case: Case) -> str | None:
@@ -163,7 +177,9 @@ class ComponentPromises(Promises):
             return None
         return f"neither {type(part).__name__} nor its module has a 'Source:' in its docstring"
 
-    @promise("register tensors as parameters or buffers, and write what else was learned in save_files, read from ports.folder")
+    @promise(
+        "register tensors as parameters or buffers, and write what else was learned in save_files, read from ports.folder"
+    )
     def test_reload(self, case: Case) -> str | None:
         first = case.fresh(seed=0)
         if case.kind == "privacy":
@@ -257,5 +273,3 @@ def through_safetensors(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Te
     data = save({name: tensor.detach().clone().contiguous() for name, tensor in state.items()})
     loaded: dict[str, torch.Tensor] = load(data)
     return loaded
-
-

@@ -46,14 +46,19 @@ class EncoderPromises(Promises):
                     return f"for input lengths {given.tolist()}, output_lengths says {law.tolist()}, forward {lengths.tolist()}"
         return None
 
-    @promise("set what stands after each length to zero before anything mixes frames: attention, convolution, norm over time")
+    @promise(
+        "set what stands after each length to zero before anything mixes frames: attention, convolution, norm over time"
+    )
     def test_padding(self, case: Case) -> str | None:
         part = case.part
         x = inputs.batch(part.consumes)
         if inputs.lengths_of(x) is None:
             pytest.skip(f"{part.consumes} has no padding")
         for raw in case.contexts:
-            clean, dirty = run(case, part, x, raw), run(case, part, inputs.with_junk(x, extra=inputs.array_of(x).shape[1] // 3), raw)
+            clean, dirty = (
+                run(case, part, x, raw),
+                run(case, part, inputs.with_junk(x, extra=inputs.array_of(x).shape[1] // 3), raw),
+            )
             found = difference(clean, dirty, tolerance=part.padding_tolerance)
             if found:
                 return f"with noise in the padding instead of zeros, {found}"
@@ -69,7 +74,9 @@ class EncoderPromises(Promises):
             if int(single.lengths[0]) != int(together.lengths[row]):
                 return f"utterance {row} has {int(single.lengths[0])} frames alone and {int(together.lengths[row])} in a batch"
             length = int(single.lengths[0])
-            found = between_frames(single.values[0, :length], together.values[row, :length], tolerance=part.padding_tolerance)
+            found = between_frames(
+                single.values[0, :length], together.values[row, :length], tolerance=part.padding_tolerance
+            )
             if found:
                 return f"utterance {row} alone and in a batch: {found}"
         return None
@@ -125,7 +132,9 @@ class EncoderPromises(Promises):
             for row, stop in enumerate(settled.clamp(min=0).tolist()):
                 if int(x.lengths[row]) <= cut:
                     continue
-                found = between_frames(whole.values[row, :stop], out.values[row, :stop], tolerance=part.padding_tolerance)
+                found = between_frames(
+                    whole.values[row, :stop], out.values[row, :stop], tolerance=part.padding_tolerance
+                )
                 if found:
                     return (
                         f"lookahead_frames is {ahead}, but changing input from unit {cut} on changes earlier frames of "
@@ -147,7 +156,9 @@ class EncoderPromises(Promises):
                 return f"without context and with {empty}, {found}"
         return None
 
-    @promise("return float32 values [b t d] with the d (or f) that `produces` names, and guard logarithms and divisions")
+    @promise(
+        "return float32 values [b t d] with the d (or f) that `produces` names, and guard logarithms and divisions"
+    )
     def test_shape(self, case: Case) -> str | None:
         part = case.part
         x = inputs.batch(part.consumes)
@@ -157,7 +168,9 @@ class EncoderPromises(Promises):
                 return reason
         return None
 
-    @promise("carry state and the last window's rest over to the next chunk, and flush in finish what offline padding yields")
+    @promise(
+        "carry state and the last window's rest over to the next chunk, and flush in finish what offline padding yields"
+    )
     def test_streaming(self, case: Case) -> str | None:
         part = case.part
         if not overrides(part, "open", Part):
@@ -169,7 +182,9 @@ class EncoderPromises(Promises):
                 offline = run(case, part, one, raw)
                 streamed = joined(stream(case, part, one, raw))
                 if streamed is None:
-                    return f"the session of utterance {row} returned nothing, offline has {int(offline.lengths[0])} frames"
+                    return (
+                        f"the session of utterance {row} returned nothing, offline has {int(offline.lengths[0])} frames"
+                    )
                 found = difference(offline, streamed, tolerance=part.padding_tolerance)
                 if found:
                     return f"utterance {row} offline and streamed: {found}"
@@ -206,7 +221,7 @@ def odd_lengths(port: Any) -> list[Any]:
 def shape_problem(part: Any, x: Any, out: Any) -> str | None:
     """What is wrong with the type, shape, device or values of an encoding."""
     port = part.produces
-    expected = {"Encoded": Encoded, "Features": Features}.get(port.type)
+    expected: Any = {"Encoded": Encoded, "Features": Features}.get(port.type)
     if expected is None or not isinstance(out, expected):
         return f"the port says {port}, forward returned {type(out).__name__}"
     values: Tensor = out.values

@@ -39,7 +39,7 @@ class MetricPromises(Promises):
             return f"{len(outputs)} items gave {len(stats)} rows"
         if list(part.ids) != names or list(part.groups) != [name[-1:] for name in names]:
             return f"ids are {list(part.ids)} and groups {list(part.groups)}, expected those that were given"
-        bad = (~np.isfinite(stats)).any(axis=1).nonzero()[0]
+        bad = np.flatnonzero(~np.isfinite(stats).all(axis=1))
         if len(bad):
             return f"row {bad[0]} is {stats[bad[0]].tolist()}"
         turned = case.fresh()
@@ -150,7 +150,7 @@ def rows_differ(a: Any, b: Any) -> str | None:
     """The first row that differs."""
     if a.shape != b.shape:
         return f"statistics of shape {a.shape} became {b.shape}"
-    off = (~np.isclose(a, b, rtol=ROUNDING, atol=ROUNDING)).any(axis=1).nonzero()[0]
+    off = np.flatnonzero(~np.isclose(a, b, rtol=ROUNDING, atol=ROUNDING).all(axis=1))
     return f"row {off[0]} is {a[off[0]].tolist()}, then {b[off[0]].tolist()}" if len(off) else None
 
 

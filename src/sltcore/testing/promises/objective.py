@@ -28,7 +28,9 @@ class ObjectivePromises(Promises):
     kind: ClassVar[str] = "objective"
     promises: ClassVar[Mapping[str, str]] = Objective.promises
 
-    @promise("average over an utterance's own frames and return [b]; guard an utterance of which nothing is masked or predicted")
+    @promise(
+        "average over an utterance's own frames and return [b]; guard an utterance of which nothing is masked or predicted"
+    )
     def test_loss_shape(self, case: Case) -> str | None:
         part = case.part
         for x in (batch(part), batch(part, short=True)):
@@ -42,7 +44,9 @@ class ObjectivePromises(Promises):
                     return f"the losses are {[round(value, 4) for value in found.tolist()]}"
         return None
 
-    @promise("use the named parameters in loss, and leave the encoder's output attached: no detach, no no_grad around it")
+    @promise(
+        "use the named parameters in loss, and leave the encoder's output attached: no detach, no no_grad around it"
+    )
     def test_gradient(self, case: Case) -> str | None:
         part = case.fresh()
         encoder = toy(part)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, ClassVar
 
 from sltcore.errors import PrivacyError
@@ -23,7 +24,9 @@ class PrivacyPromises(Promises):
     kind: ClassVar[str] = "privacy"
     promises: ClassVar[Mapping[str, str]] = PrivacyMechanism.promises
 
-    @promise("return epsilon 0 from spent while nothing was released; a conversion from Rényi divergence adds log(1/delta)")
+    @promise(
+        "return epsilon 0 from spent while nothing was released; a conversion from Rényi divergence adds log(1/delta)"
+    )
     def test_starts_at_zero(self, case: Case) -> str | None:
         part = case.fresh()
         for delta in DELTAS:
@@ -32,7 +35,9 @@ class PrivacyPromises(Promises):
                 return f"before any release, spent({delta:g}) gives epsilon {epsilon:.6g}"
         return None
 
-    @promise("add each release to the account before its result leaves, and minimise over orders at the delta that is asked for")
+    @promise(
+        "add each release to the account before its result leaves, and minimise over orders at the delta that is asked for"
+    )
     def test_monotone(self, case: Case) -> str | None:
         part = case.fresh()
         history = [part.spent(DELTA).epsilon]
@@ -45,7 +50,7 @@ class PrivacyPromises(Promises):
                 except PrivacyError:
                     break
                 history.append(part.spent(DELTA).epsilon)
-        for before, after in zip(history, history[1:], strict=False):
+        for before, after in pairwise(history):
             if after < before - ROUNDING:
                 return f"epsilon fell from {before:.6g} to {after:.6g} as more was released"
         costs = [part.spent(delta).epsilon for delta in DELTAS]
@@ -57,7 +62,9 @@ class PrivacyPromises(Promises):
                 )
         return None
 
-    @promise("compute plan with the accountant that spent uses, for the sizes alone; state small['sizes'] for the kit's run")
+    @promise(
+        "compute plan with the accountant that spent uses, for the sizes alone; state small['sizes'] for the kit's run"
+    )
     def test_plan(self, case: Case) -> str | None:
         part = case.fresh()
         sizes = case.small.get("sizes", {})
@@ -88,9 +95,13 @@ class PrivacyPromises(Promises):
             if part.spent(DELTA).epsilon != 0:
                 return f"it refused, having spent epsilon {part.spent(DELTA).epsilon:.6g}"
             return None
-        return f"with {dict(case.small['over'])}, the run went through and spent epsilon {part.spent(DELTA).epsilon:.6g}"
+        return (
+            f"with {dict(case.small['over'])}, the run went through and spent epsilon {part.spent(DELTA).epsilon:.6g}"
+        )
 
-    @promise("return PrivacyCost(epsilon, delta, unit, data_dependent) with the delta that was asked for and a unit such as 'speaker'")
+    @promise(
+        "return PrivacyCost(epsilon, delta, unit, data_dependent) with the delta that was asked for and a unit such as 'speaker'"
+    )
     def test_unit(self, case: Case) -> str | None:
         part = case.fresh()
         train(part)
@@ -103,7 +114,9 @@ class PrivacyPromises(Promises):
                 return f"{what}({DELTA:g}) has delta {cost.delta!r} and data_dependent {cost.data_dependent!r}"
         return None
 
-    @promise("train by fit(data, sampler=..., gradient=...) alone, and return the model of the call whose result may be published")
+    @promise(
+        "train by fit(data, sampler=..., gradient=...) alone, and return the model of the call whose result may be published"
+    )
     def test_trains(self, case: Case) -> str | None:
         made: list[Any] = []
         model = train(case.fresh(), made=made)

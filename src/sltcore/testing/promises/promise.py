@@ -23,7 +23,9 @@ GUARD = "test_every_promise_stands"
 
 def broken(promise: str, reason: str, mend: str) -> NoReturn:
     """Fail the running test with one paragraph, without a traceback."""
-    pytest.fail(f"Broken promise: {sentence(promise)} Reason: {sentence(reason)} To mend: {sentence(mend)}", pytrace=False)
+    pytest.fail(
+        f"Broken promise: {sentence(promise)} Reason: {sentence(reason)} To mend: {sentence(mend)}", pytrace=False
+    )
 
 
 def sentence(text: str) -> str:
@@ -104,7 +106,9 @@ class Promises:
 
 def fallen(cls: type[Promises], excused: Mapping[str, str]) -> str | None:
     """Why the class does not stand for all promises of its kind, or None."""
-    kit = next(c for c in cls.__mro__ if issubclass(c, Promises) and c.__module__.startswith("sltcore.testing.promises."))
+    kit = next(
+        c for c in cls.__mro__ if issubclass(c, Promises) and c.__module__.startswith("sltcore.testing.promises.")
+    )
     names = {name_of_test(name) for name in kit.promises}
     tests = {name for name in dir(kit) if name.startswith(PREFIX)} - {GUARD}
     if names != tests:

@@ -23,7 +23,9 @@ class QuantizerPromises(TransformPromises):
     kind: ClassVar[str] = "quantizer"
     promises: ClassVar[Mapping[str, str]] = Quantizer.promises
 
-    @promise("round in the attached model, in evaluation, as the deployed form does, or state a larger finish_tolerance")
+    @promise(
+        "round in the attached model, in evaluation, as the deployed form does, or state a larger finish_tolerance"
+    )
     def test_finish(self, case: Case) -> str | None:
         for worn in wear(case):
             practise(case, worn)
@@ -35,7 +37,9 @@ class QuantizerPromises(TransformPromises):
                 return f"{worn.what} attached and finished: {found}"
         return None
 
-    @promise("walk over module.named_modules() in report: packed bits and tables for what is quantized, element_size() * numel() for the rest")
+    @promise(
+        "walk over module.named_modules() in report: packed bits and tables for what is quantized, element_size() * numel() for the rest"
+    )
     def test_report(self, case: Case) -> str | None:
         for stage in ("attached", "finished"):
             for worn in wear(case):
@@ -54,7 +58,9 @@ class QuantizerPromises(TransformPromises):
                         f"{disk} bytes on disk and {memory} in memory"
                     )
                 if "stranger" not in grown.untouched:
-                    return f"{worn.what}, {stage}: a layer that it left alone is missing in untouched: {grown.untouched}"
+                    return (
+                        f"{worn.what}, {stage}: a layer that it left alone is missing in untouched: {grown.untouched}"
+                    )
                 names = {name for name, _ in worn.model.named_modules()}
                 unknown = [name for name in size.untouched if name not in names]
                 if unknown:

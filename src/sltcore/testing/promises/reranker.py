@@ -35,7 +35,9 @@ class RerankerPromises(Promises):
             rest = list(given)
             for hypothesis in out:
                 if hypothesis not in rest:
-                    return f"{hypothesis.text!r} (score {hypothesis.score:.6g}) came back, which was not given like that"
+                    return (
+                        f"{hypothesis.text!r} (score {hypothesis.score:.6g}) came back, which was not given like that"
+                    )
                 rest.remove(hypothesis)
             if rest:
                 return f"{len(rest)} of {len(given)} hypotheses are missing, the first is {rest[0].text!r}"

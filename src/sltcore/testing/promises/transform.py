@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,7 +103,7 @@ def practise(case: Case, worn: Worn) -> None:
         for turn in range(STEPS):
             worn.transform.step(turn / STEPS)
             optimizer.zero_grad()
-            lesson(case, worn).backward()
+            lesson(case, worn).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     worn.transform.step(1.0)
     worn.model.eval()
@@ -123,8 +123,6 @@ def lesson(case: Case, worn: Worn) -> Tensor:
 
 class TransformPromises(Promises):
     """What `sltcore.interfaces.Transform` promises; a quantizer, an accelerator and an adapter promise more."""
-
-    promises: Mapping[str, str] = {}  # type: ignore[misc]
 
     @promise("keep what attach replaces and put the same objects back; write into no parameter or buffer of the base")
     def test_detach(self, case: Case) -> str | None:
@@ -151,7 +149,9 @@ class TransformPromises(Promises):
                 return f"{worn.what}: detach left {listed(frozen)} without requires_grad"
         return None
 
-    @promise("put everything that outputs depend on into state(), and use nothing else in restore: no calibration, no config")
+    @promise(
+        "put everything that outputs depend on into state(), and use nothing else in restore: no calibration, no config"
+    )
     def test_restore(self, case: Case) -> str | None:
         for stage in ("attached", "finished"):
             for worn in wear(case):
@@ -181,7 +181,7 @@ class TransformPromises(Promises):
             with torch.no_grad():
                 for p in own:
                     p += 0.01 * torch.randn(p.shape, generator=generator(1))
-            lesson(case, worn).backward()
+            lesson(case, worn).backward()  # type: ignore[no-untyped-call]
             missing = [p for p in own if p.grad is None or not bool(p.grad.abs().sum() > 0)]
             if missing:
                 names = {id(p): name for name, p in worn.model.named_parameters()}

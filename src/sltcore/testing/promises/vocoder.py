@@ -40,7 +40,9 @@ class VocoderPromises(Promises):
     @promise("put a floor under energies before taking logarithms, and give unvoiced frames no level of their own")
     def test_silence(self, case: Case) -> str | None:
         part = case.part
-        quiet = Waveform(torch.zeros(1, part.sample_rate_hz // 2), torch.tensor([part.sample_rate_hz // 2]), part.sample_rate_hz)
+        quiet = Waveform(
+            torch.zeros(1, part.sample_rate_hz // 2), torch.tensor([part.sample_rate_hz // 2]), part.sample_rate_hz
+        )
         with seeded(0), torch.no_grad():
             features = part.analyze(quiet)
         if not bool(features.values.isfinite().all()):
@@ -94,7 +96,9 @@ class VocoderPromises(Promises):
         found = difference(synthesize(part, features), synthesize(part, features, noise=1))
         return f"two calls with the same features differ: {found}" if found else None
 
-    @promise("state in `consumes` the f and the frame_shift_s of what analyze returns, and in `produces` the sample rate")
+    @promise(
+        "state in `consumes` the f and the frame_shift_s of what analyze returns, and in `produces` the sample rate"
+    )
     def test_port(self, case: Case) -> str | None:
         part = case.part
         features = frames_of(part)

@@ -47,7 +47,9 @@ def new_plugin(name: str, kind: str, folder: Path) -> list[Path]:
 def check_name(name: str) -> None:
     """**Raises** `PluginError` for a name that cannot become a distribution, a package and a component."""
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name) or len(name) > 60:
-        raise PluginError(f"'{name}' cannot name a plugin; use lower-case words joined by hyphens, such as 'whisper-bias'")
+        raise PluginError(
+            f"'{name}' cannot name a plugin; use lower-case words joined by hyphens, such as 'whisper-bias'"
+        )
     if name in TAKEN or keyword.iskeyword(name):
         raise PluginError(f"'{name}' cannot name a plugin, it has a meaning already; add a word, such as '{name}-two'")
 
@@ -55,8 +57,14 @@ def check_name(name: str) -> None:
 def rendered(name: str, kind: str) -> dict[Path, str]:
     """Every file of the plugin, by its path inside the plugin's folder."""
     package = Path("src") / f"slt_{name.replace('-', '_')}"
-    own = {path.name.removesuffix(SUFFIX): path.read_text(encoding="utf-8") for path in (FOLDER / "kinds" / kind).glob("*" + SUFFIX)}
-    shared = {path.name.removesuffix(SUFFIX): path.read_text(encoding="utf-8") for path in (FOLDER / "shared").glob("*" + SUFFIX)}
+    own = {
+        path.name.removesuffix(SUFFIX): path.read_text(encoding="utf-8")
+        for path in (FOLDER / "kinds" / kind).glob("*" + SUFFIX)
+    }
+    shared = {
+        path.name.removesuffix(SUFFIX): path.read_text(encoding="utf-8")
+        for path in (FOLDER / "shared").glob("*" + SUFFIX)
+    }
     example = next(file for file in own if file.startswith("example."))
     module = next(file for file in own if file not in (example, "plugin.py", "config.py", "build.py"))
     language = example.rpartition(".")[2]
@@ -87,6 +95,12 @@ def rendered(name: str, kind: str) -> dict[Path, str]:
         Path("tests") / "test_conformance.py": shared["test_conformance.py"],
         Path("examples") / (f"{name}.yaml" if language == "yaml" else f"{name.replace('-', '_')}.py"): own[example],
     }
+    taken = "\n".join([*own.values(), *KIND_CLASSES.values(), "TestComponent ComponentPromises"])
+    if re.search(rf"\b(Test)?{fields['NewName']}\b", taken):
+        raise PluginError(
+            f"'{name}' cannot name a plugin of kind {kind}: its class would be called {fields['NewName']}, as something "
+            f"it uses is; add a word, such as '{name}-two'"
+        )
     return {path: filled(text, fields) for path, text in places.items()}
 
 
