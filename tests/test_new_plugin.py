@@ -209,6 +209,40 @@ def test_the_example_program_runs_with_the_core_alone(registry: Registry, folder
     assert any(character.isdigit() for character in done.stdout)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["encoder", "vocoder"])
+def test_the_example_spec_runs_with_the_core_alone(registry: Registry, folder: Path, kind: str) -> None:
+    root = folder / named(kind)
+    path = os.pathsep.join([str(folder / "site"), str(root / "src")])
+    example = next((root / "examples").glob("*.yaml"))
+    code = (
+        f"import numpy, sltcore; result = sltcore.load({str(example)!r})(numpy.ones(16000, dtype=numpy.float32)); "
+        "values = getattr(result, 'samples', result); print(values.shape, bool(numpy.isfinite(values).all()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": path, "SLT_PLUGINS": named(kind)},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    # by hand: 98 windows of 400 samples at shift 160 make 32 stacks of 3; 62 whole shifts of 256 samples
+    assert done.stdout.strip() == {"encoder": "(32, 32) True", "vocoder": "(15872,) True"}[kind]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("privacy", "objective", "augmentation")])
+def test_the_example_spec_configures_the_component(registry: Registry, folder: Path, kind: str) -> None:
+    import yaml
+
+    case = Case.of(kind, named(kind), registry=registry)
+    spec = yaml.safe_load(next((folder / named(kind) / "examples").glob("*.yaml")).read_text())
+    blocks = [*spec.get("transforms", ()), *spec.get("metrics", ()), *(b for b in spec.values() if isinstance(b, dict))]
+    own = next(block for block in blocks if block["use"] == named(kind))
+    assert case.fresh(config={key: value for key, value in own.items() if key != "use"}) is not None
+
+
 @pytest.mark.system
 def test_generated_plugins_install_and_run_their_own_tests(folder: Path, tmp_path: Path) -> None:
     """All kinds in one environment that sees this one's packages; each runs the tests it was generated with."""

@@ -92,7 +92,7 @@ def test_nbest_is_sorted_and_sums_to_one() -> None:
         assert {h.text for h in nbest} == set(LABELS)
         assert sum(math.exp(h.score) for h in nbest) == pytest.approx(1)
         assert all(part.vocabulary.labels[h.tokens[0]] == h.text for h in nbest)
-    assert len(Classifier(6, LABELS, nbest=2).decode(encoded(5), {})[0]) == 2
+    assert len(Classifier(6, LABELS, n_best=2).decode(encoded(5), {})[0]) == 2
 
 
 def test_loss_and_score_are_the_log_probability_of_the_class() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from sltcore.errors import PluginError, did_you_mean
 from sltcore.plugin import KINDS, Component
-from sltcore.registry.announcements import canonical, is_strict, scan, selected, settings_problems
+from sltcore.registry.announcements import is_strict, scan, selected, settings_problems
 from sltcore.registry.known import distribution_of
 from sltcore.registry.load import disabled_row, load_plugin, new_manager
 from sltcore.registry.rows import Row, load_failure, one_line, refuse_problems
@@ -112,7 +112,7 @@ class Registry:
             for entry in self.entries
             if entry.component.kind in kinds
             and entry.component.name == plain
-            and (not distribution or entry.distribution == canonical(distribution))
+            and (not distribution or entry.distribution == distribution)
         ]
         if len(matches) == 1:
             return matches[0]
@@ -136,7 +136,7 @@ class Registry:
     def _missing(self, kinds: tuple[str, ...], what: str, distribution: str, plain: str, shown: str) -> str:
         wanted = {f"{kind}/{plain}" for kind in kinds}
         for row in self.rows:
-            if distribution and row.distribution != canonical(distribution):
+            if distribution and row.distribution != distribution:
                 continue
             for fault in sorted(wanted & set(row.faults)):
                 return row.faults[fault]
@@ -144,7 +144,7 @@ class Registry:
                 return f"{what} '{shown}' is declared by {_sick(row)}"
         for kind in kinds:
             publisher = distribution_of(kind, plain)
-            if publisher is None or (distribution and canonical(distribution) != publisher):
+            if publisher is None or distribution not in ('', publisher):
                 continue
             for row in self.rows:
                 if row.distribution == publisher and not row.usable:
@@ -158,7 +158,7 @@ class Registry:
         )
         elsewhere = f" There is {_article(others[0])} of that name." if others else ""
         listed = f"installed: {', '.join(installed)}" if installed else f"no plugin brings {_article(what)}"
-        return f"no {what} is named '{shown}'; {listed}.{did_you_mean(plain, installed)}{elsewhere}"
+        return f"no {what} is named '{shown}'; {listed}.{did_you_mean(shown, installed) or did_you_mean(plain, installed)}{elsewhere}"
 
 
 def _sick(row: Row) -> str:

@@ -124,23 +124,39 @@ def _slot(kinds: tuple[str, ...], registry: Registry) -> dict[str, Any]:
     names = registry.names(*kinds)
     if not names:
         return {**reference, "description": f"no installed plugin brings a {' or '.join(kinds)}"}
-    cases = []
-    for name in names:
-        entry = registry.find(kinds, name)
-        cases.append(
-            {
-                "if": {"type": "object", "properties": {"use": {"const": name}}, "required": ["use"]},
-                "then": {"$ref": f"#/$defs/{_component_key(entry)}"},
-            }
-        )
+    forms = {name: _forms(registry, kinds, name) for name in names}
+    longer = sorted(form for name in names for form in forms[name] if form != name)
+    # The shortest names are completed; the longer ones are right too, and stay out of the list.
+    known = {"anyOf": [{"enum": names}, {"pattern": f"^({'|'.join(longer)})$"}]}
+    cases = [
+        {
+            "if": {"properties": {"use": {"enum": forms[name]}}},
+            "then": {"$ref": f"#/$defs/{_component_key(registry.find(kinds, name))}"},
+        }
+        for name in names
+    ]
     choice = {
         "type": "object",
-        "properties": {"use": {"type": "string", "enum": names, "description": f"the {' or '.join(kinds)} to use"}},
+        "properties": {"use": {"type": "string", **known, "description": f"the {' or '.join(kinds)} to use"}},
         "required": ["use"],
         "allOf": cases,
     }
     return {
         "if": {"type": "object"},
         "then": {"if": {"required": ["ref"]}, "then": reference, "else": choice},
-        "else": {"type": "string", "enum": names},
+        "else": {"type": "string", **known},
     }
+
+
+def _forms(registry: Registry, kinds: tuple[str, ...], name: str) -> list[str]:
+    """Every way to write a component's name where one of `kinds` may stand."""
+    entry = registry.find(kinds, name)
+    kind, plain = entry.component.kind, entry.component.name
+    found = []
+    for form in (plain, f"{entry.distribution}/{plain}", f"{kind}/{plain}", f"{kind}/{entry.distribution}/{plain}"):
+        try:
+            if registry.find(kinds, form) == entry:
+                found.append(form)
+        except PluginError:
+            continue
+    return found

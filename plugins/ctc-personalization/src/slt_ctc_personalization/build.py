@@ -67,7 +67,7 @@ def ctc_beam(config: CtcBeamConfig, ports: Ports) -> CtcBeam:
     files = _Files(config, ports)
     labels = _search_labels(config, head.vocabulary)
     lm = _language_model(config, files)
-    pronunciations = _pronunciations(config, files, lm, labels.names)
+    pronunciations = _pronunciations(config, files, lm, labels.names, size=config.lexicon_words)
     lexicon = None if pronunciations is None else LexiconTrie(pronunciations, labels.names)
     words = head.vocabulary.kind == "phones" and lexicon is not None
     tuned = ENGLISH_WORDS if words else LABELS
@@ -179,7 +179,7 @@ def _language_model(config: CtcBeamConfig, files: _Files) -> NgramModel | None:
 
 
 def _pronunciations(
-    config: CtcBeamConfig, files: _Files, lm: NgramModel | None, labels: Sequence[str]
+    config: CtcBeamConfig, files: _Files, lm: NgramModel | None, labels: Sequence[str], *, size: int
 ) -> Pronunciations | None:
     if config.lexicon_file is not None:
         return read_dictionary(files.path(config.lexicon_file, f"{WHO}: lexicon_file"), phones=labels)
@@ -190,7 +190,7 @@ def _pronunciations(
                 f"{WHO}: lexicon: english is written in phones, but the head has no label {missing[0]!r}; use lexicon: "
                 f"spelling for letters, or a recogniser of phones such as encoder hama-conformer"
             )
-        return english_lexicon(size=config.lexicon_words)
+        return english_lexicon(size=size)
     if config.lexicon == "spelling":
         if lm is None:
             raise VocabularyError(

@@ -83,7 +83,7 @@ def load_confusions(
     table[places[BOUNDARY], phones], table[places[BLANK], phones] = 1 - missed_boundary, missed_boundary
     table[:, phones + 1] = insertion * inserted + FLOOR
     table[places[BLANK], phones + 1] = 1 - insertion
-    return Confusions(labels, np.log(table).astype(np.float32))
+    return Confusions(labels, np.log(np.maximum(table, FLOOR * FLOOR)).astype(np.float32))
 
 
 @cache

@@ -241,7 +241,7 @@ def arrive(beam, scratch, node, mass, size):
         nodes[node, SLOT] = slot
         scratch.node[slot], scratch.blank[slot], scratch.label[slot] = node, -INFINITY, -INFINITY
         size += 1
-    if nodes[node, CHILD] < 0 and mass > max(scratch.blank[slot], scratch.label[slot]):
+    if nodes[node, KEY] >= 0 and nodes[node, CHILD] < 0 and mass > max(scratch.blank[slot], scratch.label[slot]):
         nodes[node, START] = beam.control[FRAME]
         nodes[node, LAST] = beam.control[FRAME]
     if nodes[node, FLAGS] & ABSORBS:

@@ -150,7 +150,7 @@ class LabelEngine:
         order = np.argsort(-scores[:count], kind="stable")[:n_best]
         return [self._hypothesis(state.history(int(nodes[i])), float(scores[i]), clock) for i in order]
 
-    def partial(self, state: BeamState) -> str:
+    def partial(self, state: BeamState, table: PhraseTable) -> str:
         """The text of the hypothesis that leads now."""
         beam = state.beam
         size = int(beam.control[SIZE])

@@ -198,6 +198,10 @@ class LexiconTrie:
     def __contains__(self, word: str) -> bool:
         return word in self._index
 
+    def index(self, word: str) -> int:
+        """The id of a word that the lexicon holds."""
+        return self._index[word]
+
     def path(self, word: str, pronunciation: str | Sequence[str]) -> tuple[int, ...]:
         """The label ids of a written pronunciation of `word`; `VocabularyError` names the label that does not exist."""
         names = pronunciation.split() if isinstance(pronunciation, str) else list(pronunciation)
@@ -228,7 +232,7 @@ class LexiconTrie:
         lengths = np.concatenate([self._lengths, np.array([len(path) for _, path in added], np.int64)])
         owners = np.array([*self._owner, *(owner for owner, _ in added)], np.int32)
         weights = np.array([*self._weights, *(0.0 for _ in added)], np.float32)
-        return build_trie_flat(flat, lengths, owners, weights=weights, scores=scores[owners] + weights)
+        return build_trie_flat(flat, lengths, owners, weights=weights, scores=scores[owners] + weights if len(owners) else None)
 
 
 def map_labels(log_probs: Any, log_map: npt.ArrayLike) -> npt.NDArray[np.float32]:

@@ -42,7 +42,7 @@ class BeamSearch:
     `token_min_log_prob` are not tried, except the likeliest, blank and repeats, and labels that a begun phrase expects;
     hypotheses more than `-beam_prune_log_prob` below the best are dropped. With both limits at -inf and a beam that
     holds everything the result is exact. `look_ahead` lets a part of a word already count its likeliest completion
-    (unigram); it changes what is dropped, never a score. `excluded` labels are never written.
+    (unigram); it changes what is dropped, never a score; None: where there is a lexicon. `excluded` labels are never written.
 
     **Source**: prefix search: Graves et al., "Connectionist temporal classification", 2006; with a language model:
     Hannun et al., "First-pass large vocabulary continuous speech recognition using bi-directional recurrent DNNs",
@@ -69,7 +69,7 @@ class BeamSearch:
         lm_weight: float = 0.5,
         word_bonus: float = 1.5,
         unknown_word_log_prob: float = UNKNOWN_WORD_LOG_PROB,
-        look_ahead: bool = True,
+        look_ahead: bool | None = None,
         lexicon: LexiconTrie | None = None,
         threads: int | None = None,
         n_best: int = 1,
@@ -88,7 +88,7 @@ class BeamSearch:
             lm_weight=lm_weight,
             word_bonus=word_bonus,
             unknown_word_log_prob=unknown_word_log_prob,
-            look_ahead=look_ahead,
+            look_ahead=lexicon is not None if look_ahead is None else look_ahead,
             lexicon=lexicon,
         )
         if n_best < 1:
@@ -224,7 +224,7 @@ class BeamSession:
     @property
     def partial(self) -> str:
         """The text that leads now; its end may still change."""
-        return str(self._search.engine.partial(self._living("partial")))
+        return str(self._search.engine.partial(self._living("partial"), self._table))
 
     @property
     def rows(self) -> int:

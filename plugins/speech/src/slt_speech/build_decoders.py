@@ -42,7 +42,7 @@ def ctc_greedy(config: CtcGreedyConfig, ports: Ports) -> CtcGreedy:
 
 def classifier(config: ClassifierConfig, ports: Ports) -> Classifier:
     """A classifier as wide as the encoder."""
-    return Classifier(_width(ports), config.labels, pooling=config.pooling, nbest=config.nbest)
+    return Classifier(_width(ports), config.labels, pooling=config.pooling, n_best=config.n_best)
 
 
 def _width(ports: Ports) -> int:

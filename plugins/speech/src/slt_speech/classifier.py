@@ -53,12 +53,12 @@ class Classifier(Decoder, nn.Module):
     recognition", arXiv:2008.01077, with one query.
     """
 
-    def __init__(self, d: int, labels: Sequence[str], *, pooling: Pooling = "mean", nbest: int = 5) -> None:
+    def __init__(self, d: int, labels: Sequence[str], *, pooling: Pooling = "mean", n_best: int = 5) -> None:
         super().__init__()
         self._vocabulary = class_vocabulary(labels)
         self.d = d
         self.pooling: Pooling = pooling
-        self.nbest = min(nbest, len(labels))
+        self.n_best = min(n_best, len(labels))
         self.head = nn.Linear(d, len(labels))
         # A bias would cancel in the softmax over frames, and never receive a gradient.
         self.query = nn.Linear(d, 1, bias=False) if pooling == "attention" else None
@@ -129,7 +129,7 @@ class Classifier(Decoder, nn.Module):
 
     @torch.no_grad()
     def decode(self, encoded: Encoded, context: Mapping[str, Any]) -> list[NBest]:
-        """The `nbest` most probable classes of each utterance, scored by log-probability."""
+        """The `n_best` most probable classes of each utterance, scored by log-probability."""
         return self.rank(self.log_probs(encoded))
 
     def rank(self, log_probs: Tensor) -> list[NBest]:
@@ -138,7 +138,7 @@ class Classifier(Decoder, nn.Module):
         return [
             NBest(
                 Hypothesis(text=self._vocabulary.labels[i], score=score, tokens=(i,))
-                for score, i in zip(row_scores[: self.nbest], row_ids[: self.nbest], strict=True)
+                for score, i in zip(row_scores[: self.n_best], row_ids[: self.n_best], strict=True)
             )
             for row_scores, row_ids in zip(scores.tolist(), ids.tolist(), strict=True)
         ]

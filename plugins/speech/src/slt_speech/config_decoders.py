@@ -34,7 +34,7 @@ class ClassifierConfig(Config):
 
     labels: tuple[str, ...] = Field(("no", "yes"), min_length=2, description="class names, without spaces")
     pooling: Literal["mean", "attention", "max", "last"] = Field("mean", description="how frames become one vector")
-    nbest: int = Field(5, ge=1, le=1000, description="most classes in an n-best list")
+    n_best: int = Field(5, ge=1, le=1000, description="most classes in an n-best list")
 
 
 class GriffinLimConfig(Config):

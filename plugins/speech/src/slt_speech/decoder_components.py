@@ -27,7 +27,7 @@ COMPONENTS: tuple[Component, ...] = (
         summary="one class for a whole utterance, from pooled frames",
         source="arXiv:2008.01077",
         small={
-            "config": {"labels": ["stop", "go", "wait"], "pooling": "attention", "nbest": 3},
+            "config": {"labels": ["stop", "go", "wait"], "pooling": "attention", "n_best": 3},
             "contexts": [{}],
             "labels": 1,
         },

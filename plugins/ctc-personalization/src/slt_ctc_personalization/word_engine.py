@@ -1,0 +1,189 @@
+"""The search over a lexicon: pronunciation trie, words and phrases around the compiled kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from slt_ctc_personalization import kernel, word_kernel
+from slt_ctc_personalization.beam_state import BeamState, Clock
+from slt_ctc_personalization.compiled import first_call
+from slt_ctc_personalization.lexicon_trie import ABOVE, EMPTY_TRIE, LABEL, TrieTables
+from slt_ctc_personalization.ngram import ngram_start
+from slt_ctc_personalization.phrases import Phrase, build_automaton, with_word_credit
+from slt_ctc_personalization.prefix_tree import EXTRA, FUSED, KEY, LAST, SIZE, SPELL, START, WORD_KEY
+from slt_ctc_personalization.settings import PhraseTable, Settings, int64, no_model
+from sltcore.errors import VocabularyError
+from sltcore.types import Hypothesis
+
+
+class Lexicon(NamedTuple):
+    """The trie and the words' tables for one phrase list."""
+
+    trie: TrieTables
+    words: word_kernel.WordTables
+
+
+class WordEngine:
+    """Hypotheses are word sequences of a lexicon; labels are only how the words sound, or are spelled."""
+
+    def __init__(self, settings: Settings) -> None:
+        assert settings.lexicon is not None
+        self.settings = settings
+        self.lexicon = settings.lexicon
+        self.lm = no_model() if settings.lm is None else settings.lm.tables
+        self._unigrams = None if settings.lm is None else settings.lm.unigram_log_probs()
+        kinds = [kernel.EXCLUDED * (label in settings.excluded) for label in range(len(settings.labels))]
+        zeros = np.zeros(len(kinds), np.int64)
+        self.label_tables = kernel.LabelTables(int64(kinds), int64([0, *zeros]), int64([]), zeros)
+
+    def prepare(self, phrases: Sequence[Phrase]) -> PhraseTable:
+        """The automaton over words, credit inside words, and a trie that holds the phrases' words too."""
+        listed = {word: index for index, word in enumerate(dict.fromkeys(w for p in phrases for w in p.text.split()))}
+        known = [word for word in listed if word not in self.lexicon]
+        words = (*self.lexicon.words, *known)
+        ids = {word: len(self.lexicon) + index for index, word in enumerate(known)}
+        added, heard = self._pronunciations(phrases, listed, ids)
+        lexicon = self._tables(words, listed, added)
+        symbol = np.full(len(words), -1, np.int32)
+        for word, index in listed.items():
+            symbol[ids[word] if word in ids else self.lexicon.index(word)] = index
+        patterns = [[listed[word] for word in phrase.text.split()] for phrase in phrases]
+        for phrase, pattern in zip(phrases, patterns, strict=True):
+            if not pattern:
+                raise VocabularyError(f"phrase {phrase.text!r} is empty; give at least one word")
+        automaton = build_automaton(patterns, [phrase.bonus for phrase in phrases], symbol=symbol)
+        if patterns:
+            automaton = with_word_credit(automaton, patterns, heard, lexicon.trie)
+        longest = int(automaton.span.max()) + 2
+        return PhraseTable(tuple(phrases), self.settings, automaton, EMPTY_TRIE, 0, longest, words, lexicon)
+
+    def _pronunciations(
+        self, phrases: Sequence[Phrase], listed: Mapping[str, int], ids: Mapping[str, int]
+    ) -> tuple[list[tuple[int, tuple[int, ...]]], list[list[tuple[int, ...]]]]:
+        """Paths that the lexicon lacks, by word id; and all paths of each listed word, by its symbol."""
+        given: dict[str, list[tuple[int, ...]]] = {word: [] for word in listed}
+        for phrase in phrases:
+            for word, paths in phrase.pronunciations.items():
+                if word in given:
+                    given[word] += [tuple(path) for path in paths]
+        added: list[tuple[int, tuple[int, ...]]] = []
+        heard: list[list[tuple[int, ...]]] = []
+        for word in listed:
+            present = self.lexicon.paths(word)
+            fresh = [path for path in dict.fromkeys(given[word]) if path not in present]
+            if not present and not fresh:
+                raise VocabularyError(f"phrase word {word!r} is not in the lexicon; give its pronunciation with the phrase")
+            number = ids[word] if word in ids else self.lexicon.index(word)
+            added += [(number, path) for path in fresh]
+            heard.append([*present, *fresh])
+        return added, heard
+
+    def _tables(
+        self, words: Sequence[str], listed: Mapping[str, int], added: Sequence[tuple[int, tuple[int, ...]]]
+    ) -> Lexicon:
+        settings, lm = self.settings, self.settings.lm
+        size = len(words)
+        scores = np.zeros(size, np.float32)
+        lm_words, penalty = np.zeros(size, np.int64), np.zeros(size)
+        if lm is not None and self._unigrams is not None:
+            lm_words[:] = [lm.word_id(word) for word in words]
+            strange = np.array([not lm.in_vocabulary(word) and word not in listed for word in words])
+            penalty[strange] = settings.lm_weight * settings.unknown_word_log_prob
+            scores = (settings.lm_weight * self._unigrams[lm_words] + settings.word_bonus + penalty).astype(np.float32)
+        trie = self.lexicon.tables(scores, added)
+        if not settings.look_ahead:
+            trie = trie._replace(best=np.zeros_like(trie.best))
+        return Lexicon(trie, word_kernel.WordTables(lm_words, penalty))
+
+    def options(self, table: PhraseTable) -> kernel.Options:
+        """The kernel's settings."""
+        settings = self.settings
+        return kernel.Options(
+            blank=settings.blank,
+            boundary=-1 if settings.word_boundary is None else settings.word_boundary,
+            edges=kernel.BOUNDARY_EDGES,
+            lm_unit=kernel.NO_LM if settings.lm is None else kernel.WORD_LM,
+            beam=settings.beam,
+            look_ahead=int(settings.look_ahead),
+            start_phrase=table.start,
+            token_min=float(settings.token_min_log_prob),
+            prune=float(settings.beam_prune_log_prob),
+            lm_weight=float(settings.lm_weight),
+            word_bonus=float(settings.word_bonus) if settings.lm is not None else 0.0,
+            unknown=float(settings.unknown_word_log_prob),
+        )
+
+    def open(self, table: PhraseTable) -> BeamState:
+        """The state before the first frame."""
+        settings = self.settings
+        start = int(ngram_start(self.lm)) if settings.lm is not None else 0
+        return BeamState(
+            settings.beam, len(settings.labels), phrase=0, lm=start, absorbs=True, rows_per_candidate=2
+        )
+
+    def advance(self, state: BeamState, table: PhraseTable, log_probs: npt.NDArray[np.float32]) -> None:
+        """Read frames [t v]."""
+        trie, words = table.word_tables
+        state.run(
+            word_kernel.search_words, log_probs, self.options(table), self.label_tables, trie, words, table.tables, self.lm
+        )
+
+    def settle(self, state: BeamState, table: PhraseTable) -> None:
+        """Free the shared history."""
+        state.settle(table.longest, words=True)
+
+    def best(self, state: BeamState, table: PhraseTable, n_best: int, clock: Clock) -> list[Hypothesis]:
+        """The best complete hypotheses, best first; where no last word is complete, it is left out."""
+        trie, words = table.word_tables
+        size, count, whole = 4 * self.settings.beam, -1, 1
+        while count <= 0:
+            owner, key, node = (np.empty(size, np.int64) for _ in range(3))
+            scores = np.empty(size)
+            count = first_call(
+                word_kernel.finish_words, self.options(table), trie, words, table.tables, self.lm, state.beam, whole,
+                owner, key, node, scores,
+            )  # fmt: skip
+            if count == 0 and whole == 0:
+                return []
+            size, whole = (2 * size, whole) if count < 0 else (size, 0)
+        order = np.argsort(-scores[:count], kind="stable")[:n_best]
+        return [self._hypothesis(state, table, int(node[i]), int(key[i]), float(scores[i]), clock) for i in order]
+
+    def partial(self, state: BeamState, table: PhraseTable) -> str:
+        """The complete words of the hypothesis that leads now."""
+        beam = state.beam
+        size = int(beam.control[SIZE])
+        node = int(beam.node[int(np.argmax(beam.total[:size] + beam.numbers[beam.node[:size], FUSED]))])
+        rows = state.history(node)
+        return " ".join(table.words[WORD_KEY - key] for key in rows[rows[:, KEY] <= WORD_KEY, KEY].tolist())
+
+    def _hypothesis(
+        self, state: BeamState, table: PhraseTable, node: int, key: int, score: float, clock: Clock
+    ) -> Hypothesis:
+        rows = state.history(node)
+        done = rows[rows[:, KEY] <= WORD_KEY]
+        heard = [
+            (table.words[WORD_KEY - row[KEY]], int(row[START]), int(row[LAST]), int(row[EXTRA])) for row in done.tolist()
+        ]
+        if len(rows) and rows[-1, KEY] >= 0 and key <= WORD_KEY:
+            last = rows[-1].tolist()
+            start = last[START] if last[EXTRA] < 0 else last[EXTRA]
+            heard.append((table.words[WORD_KEY - key], start, last[LAST], last[SPELL]))
+        trie = table.word_tables.trie
+        tokens = tuple(label for _, _, _, leaf in heard for label in _path_to(trie, leaf))
+        words = [word for word, _, _, _ in heard]
+        times = tuple(clock.span(first, last) for _, first, last, _ in heard)
+        return Hypothesis(" ".join(words), score, tokens, times, {"words": words})
+
+
+def _path_to(trie: TrieTables, leaf: int) -> list[int]:
+    path: list[int] = []
+    while leaf > 0:
+        path.append(int(trie.rows[leaf, LABEL]))
+        leaf = int(trie.rows[leaf, ABOVE])
+    return path[::-1]
