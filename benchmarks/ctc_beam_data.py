@@ -14,6 +14,7 @@ LABELS = ["", " ", *"abcdefghijklmnopqrstuvwxyz'-", "é", "ü"]
 BLANK, SPACE = 0, 1
 FRAMES_PER_S = 50
 DISCOUNT = 0.75
+PHRASE_LETTERS = 6  # shorter words of a list fire everywhere, with any decoder
 
 
 class Corpus(NamedTuple):
@@ -41,6 +42,8 @@ class Language:
         self.words = list(found)
         frequency = 1.0 / (np.arange(words) + 3.0) ** 0.95
         self.cumulative = np.cumsum(frequency / frequency.sum())
+        tail = range(words // 2, words)
+        self.rare = [word for word in tail if len(self.words[word]) >= PHRASE_LETTERS]
         self.successors = np.searchsorted(self.cumulative, rng.random((words, 20)))
 
     def sentence(self, size: int) -> list[int]:
@@ -138,7 +141,7 @@ def make(folder: Path, *, seed: int, utterances: int, words: int, seconds: float
     for index in range(utterances):
         ids = language.sentence(60)
         if index % 2 == 0:
-            ids[3] = int(rng.integers(words // 2, words))
+            ids[3] = int(rng.choice(language.rare))
         text = ""
         for position, word in enumerate(ids):
             longer = f"{text} {language.words[word]}".strip()
@@ -150,7 +153,8 @@ def make(folder: Path, *, seed: int, utterances: int, words: int, seconds: float
         references.append(text)
         log_probs.append(speak(text, frames, rng, error))
     half = list(dict.fromkeys(rare))[:50]
-    others = [word for word in rng.permutation(language.words[words // 20 :]).tolist() if word not in set(rare)]
+    long_words = [word for word in language.words[words // 20 :] if len(word) >= PHRASE_LETTERS]
+    others = [word for word in rng.permutation(long_words).tolist() if word not in set(rare)]
     phrases = {0: [], 100: half + others[: 100 - len(half)], 5000: list(dict.fromkeys(rare)) + others[: 5000 - len(set(rare))]}
     return Corpus(references, np.stack(log_probs), rare, phrases, arpa)
 

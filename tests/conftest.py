@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that tests can import their helpers, which no package holds
 
-from fake_plugins import Site, Slt, write_demo  # noqa: E402
+from fake_plugins import Site, Slt, write_demo
 
 
 @pytest.fixture(autouse=True)

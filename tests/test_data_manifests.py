@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from sltcore.data import Item, iter_inputs, read_manifest
+from sltcore.data import iter_inputs, read_manifest
 from sltcore.errors import DataError
+from sltcore.types import Item
 
 
 @pytest.fixture

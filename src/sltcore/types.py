@@ -91,6 +91,17 @@ class NBest(tuple[Hypothesis, ...]):
         return self[0].text
 
 
+class Item(NamedTuple):
+    """One input of a run: `source` is what `sltcore.audio` reads, or a text; `extra` holds a manifest's other columns."""
+
+    id: str
+    source: Any
+    text: str | None = None
+    speaker: str | None = None
+    channel: int | str | None = None
+    extra: Mapping[str, Any] = {}
+
+
 class ContextKey(NamedTuple):
     """One piece of side information that a component reads from a call's context.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import typer
-import yaml
+@@
 
 from sltcore.cli.console import Console, table
 from sltcore.cli.specs import isolated_registry, spec_file
@@ -85,7 +85,7 @@ def describe(entry: Entry, registry: Registry) -> str:
         "",
         "example:",
         "",
-        yaml.safe_dump(example(component.kind, component.name, config), sort_keys=False, allow_unicode=True).rstrip(),
+        dump_document(example(component.kind, component.name, config)).rstrip(),
     ]
     return "\n".join(lines)
 
@@ -197,7 +197,7 @@ def _place(source: str, place: str) -> str:
     where = f"{file}:{mark.line}:{mark.column}" if mark else f"default, not written in {file}"
     if isinstance(node, Block):
         return (
-            f"{place}: {where}\n\n{yaml.safe_dump(dump_slot(node), sort_keys=False)}\n{describe(node.entry, registry)}"
+            f"{place}: {where}\n\n{dump_document(dump_slot(node))}\n{describe(node.entry, registry)}"
         )
     field = getattr(type(owner), "model_fields", {}).get(path[-1])
     meaning = field.description if field is not None and field.description else ""

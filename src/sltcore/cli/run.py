@@ -162,7 +162,7 @@ def _items(pipeline: Pipeline, inputs: list[str]) -> list[Item]:
         return [Item(str(index), text) for index, text in enumerate(inputs)]
     from sltcore.data import iter_inputs
 
-    return [Item(entry.id, entry.source, entry.text, entry.channel, entry.extra) for entry in iter_inputs(inputs)]
+    return list(iter_inputs(inputs))
 
 
 def _reference(reference: str, item: Item) -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
+@@
 
 from sltcore.cli.console import Console
 from sltcore.errors import SltError, SpecError
@@ -68,7 +68,7 @@ def check(
 
 def fill(spec: SpecPath, settings: Settings = None) -> None:
     """Print a spec with every default written out."""
-    Console().result(yaml.safe_dump(_loaded(spec, settings).filled(), sort_keys=False, allow_unicode=True))
+    Console().result(dump_document(_loaded(spec, settings).filled()))
 
 
 def diff(
@@ -131,7 +131,7 @@ def migrate(
         text = spec.read_text(encoding="utf-8")
         Console().say(f"{spec} is of the newest version, {CURRENT}")
     else:
-        text = yaml.safe_dump(migrated(document.data), sort_keys=False, allow_unicode=True)
+        text = dump_document(migrated(document.data))
     if out is None:
         Console().result(text)
     else:

@@ -3,10 +3,10 @@
 Nothing heavy is imported here; `datasets` is imported by the functions that return its tables.
 """
 
-from sltcore.audio_headers import AUDIO_EXTENSIONS
+from sltcore.audio.headers import AUDIO_EXTENSIONS
 from sltcore.data.cache import Progress, cache_folder
 from sltcore.data.corpora import CORPORA, Corpus, DebianPackage, corpus
-from sltcore.data.manifests import MANIFEST_EXTENSIONS, Item, iter_inputs, read_manifest
+from sltcore.data.manifests import MANIFEST_EXTENSIONS, iter_inputs, read_manifest
 from sltcore.data.normalization import normalized
 from sltcore.data.rows import Row
 from sltcore.data.sources import Fetched, fetch
@@ -20,7 +20,6 @@ __all__ = [
     "Corpus",
     "DebianPackage",
     "Fetched",
-    "Item",
     "Progress",
     "Row",
     "audio_of",

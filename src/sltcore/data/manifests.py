@@ -7,12 +7,12 @@ import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sltcore.audio_headers import AUDIO_EXTENSIONS
+from sltcore.audio.headers import AUDIO_EXTENSIONS
 from sltcore.errors import DataError, did_you_mean
+from sltcore.types import Item
 
 MANIFEST_EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson")
 _AUDIO_COLUMNS = ("audio", "path", "file", "audio_filepath", "wav")
@@ -26,18 +26,6 @@ class _TabSeparated(csv.Dialect):
     delimiter = "\t"
     quoting = csv.QUOTE_NONE
     lineterminator = "\n"
-
-
-@dataclass(frozen=True)
-class Item:
-    """One input: `source` is what `sltcore.audio` reads, `extra` the manifest's other columns."""
-
-    id: str
-    source: str | Mapping[str, Any]
-    text: str | None = None
-    speaker: str | None = None
-    channel: int | str | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 def iter_inputs(inputs: Iterable[str | os.PathLike[str]]) -> Iterator[Item]:

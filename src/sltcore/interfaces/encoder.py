@@ -24,7 +24,7 @@ class Encoder(Part):
         "lengths": "output_lengths gives exactly the lengths that forward returns, and values has room for the longest",
         "padding": "what stands after an utterance's length never changes its frames, up to padding_tolerance",
         "batch": "an utterance gives the same frames alone and in a batch, up to padding_tolerance",
-        "gradient": "every trainable parameter receives a gradient over the union of the small contexts",
+        "gradient": "every trainable parameter receives a gradient over the union of the small contexts, modules on offer apart",
         "deterministic": "the same input gives the same output twice in evaluation",
         "lookahead": "frame i does not depend on input more than lookahead_frames frames later, where that is stated",
         "context-identity": "an empty context and a missing one give the same output bit for bit",

@@ -10,16 +10,7 @@ import numpy as np
 
 from sltcore.audio import AudioFacts, Channel, Recording, open_audio, probe, read_audio
 from sltcore.errors import AudioError, SltError
-
-
-class Item(NamedTuple):
-    """One input: where it comes from and what is known of it. `extra` holds further columns of a manifest."""
-
-    id: str
-    source: Any
-    text: str | None = None
-    channel: Channel = None
-    extra: Mapping[str, Any] = {}
+from sltcore.types import Item
 
 
 class Output(NamedTuple):
@@ -69,7 +60,7 @@ def _item(source: Any, index: int) -> Item:
     if isinstance(source, Mapping) and ("audio" in source or "text" in source) and "array" not in source:
         extra = {key: value for key, value in source.items() if key not in ("audio", "text", "id", "channel")}
         audio = source.get("audio", source.get("text"))
-        return Item(str(source.get("id", index)), audio, source.get("text"), source.get("channel"), extra)
+        return Item(str(source.get("id", index)), audio, source.get("text"), channel=source.get("channel"), extra=extra)
     name = str(source) if isinstance(source, str | Path) else str(index)
     return Item(name, source)
 
@@ -81,7 +72,7 @@ def read_item(item: Item, sample_rate_hz: int) -> Recording:
         source = (source.samples, source.sample_rate_hz)
     if isinstance(source, np.ndarray):
         source = (source.reshape(-1) if source.ndim == 2 and 1 in source.shape else source, sample_rate_hz)
-    return read_audio(source, sample_rate_hz, channel=item.channel)
+    return read_audio(source, sample_rate_hz, channel=_channel(item))
 
 
 def stream_item(item: Item, sample_rate_hz: int) -> Iterator[np.ndarray]:
@@ -89,8 +80,14 @@ def stream_item(item: Item, sample_rate_hz: int) -> Iterator[np.ndarray]:
     source = item.source
     if isinstance(source, Recording):
         source = (source.samples, source.sample_rate_hz)
-    with open_audio(source, sample_rate_hz, channel=item.channel) as stream:
+    with open_audio(source, sample_rate_hz, channel=_channel(item)) as stream:
         yield from stream
+
+
+def _channel(item: Item) -> Channel:
+    if item.channel is None or isinstance(item.channel, int) or item.channel == "mix":
+        return item.channel  # type: ignore[return-value]
+    raise AudioError(f"input '{item.id}': channel is {item.channel!r}, expected a number counted from 0, or mix")
 
 
 def length_s(item: Item) -> float | None:

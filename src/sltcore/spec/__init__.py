@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sltcore.spec.document import Document, Mark, parse_document, read_document
+from sltcore.spec.document import Document, Mark, dump_document, parse_document, read_document
 from sltcore.spec.grammar import SPEC_KINDS, SPEC_VERSION, PipelineSpec
 from sltcore.spec.load import MISSING, Spec, diff, fill, load_spec, references
 from sltcore.spec.problems import Problem, path_text
@@ -24,6 +24,7 @@ __all__ = [
     "Slot",
     "Spec",
     "diff",
+    "dump_document",
     "fill",
     "load_spec",
     "parse_document",

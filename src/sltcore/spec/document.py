@@ -6,7 +6,6 @@ Tags, several documents, repeated keys, keys that are not strings, and alias bom
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,6 +91,46 @@ def parse_document(text: str | bytes, name: str = "<spec>") -> Document:
 def parse_value(text: str, where: str) -> Any:
     """One value as it might stand behind a key; **Raises** `SpecError` naming `where`."""
     return parse_document(text, where).data if text.strip() else ""
+
+
+def dump_document(data: Any) -> str:
+    """Plain data as YAML that reads back equal here: PyYAML alone would write the text `1e-4` bare, for it knows YAML 1.1
+    only, and lose characters such as U+0085."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Never writes an alias, and quotes what YAML 1.2 would not read as text."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    odd = not text.replace("\n", "").isprintable() or not isinstance(resolve(text[: MAX_DIGITS + 1]), str)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if odd else None)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
+def resolve(text: str) -> Any:
+    """What an unquoted scalar means by the YAML 1.2 core schema: null, a boolean, a number, or itself."""
+    if text in _NULL:
+        return None
+    if text in _BOOL:
+        return _BOOL[text]
+    if text in _NAN:
+        return float("nan")
+    if _INFINITE.fullmatch(text):
+        return float("-inf" if text.startswith("-") else "inf")
+    if _INT.fullmatch(text):
+        return int(text)
+    if _OCT.fullmatch(text):
+        return int(text[2:], 8)
+    if _HEX.fullmatch(text):
+        return int(text[2:], 16)
+    return float(text) if _FLOAT.fullmatch(text) else text
 
 
 def _decoded(data: bytes, name: str) -> str:
@@ -215,7 +254,7 @@ class _Reader:
         value, size, height = self.anchors[event.anchor]
         self._count(size, line, column)
         self._descend(depth + height, line, column)
-        return copy.deepcopy(value)  # so that --set at one place does not change the other
+        return _copied(value)  # so that --set at one place does not change the other
 
     def _sequence(self, path: PathKey, depth: int) -> list[Any]:
         items: list[Any] = []
@@ -260,27 +299,17 @@ class _Reader:
             self._fail(line, column, f"{_short(text)} holds half of a surrogate pair, which is no character")
         if event.style is not None or event.tag == "!":
             return text
-        if text in _NULL:
-            return None
-        if text in _BOOL:
-            return _BOOL[text]
-        if text in _NAN:
-            return float("nan")
-        if _INFINITE.fullmatch(text):
-            return float("-inf" if text.startswith("-") else "inf")
         if len(text) > MAX_DIGITS and (text[0].isdigit() or text[0] in "+-."):
-            if _FLOAT.fullmatch(text) or _HEX.fullmatch(text) or _OCT.fullmatch(text):
+            if any(pattern.fullmatch(text) for pattern in (_FLOAT, _HEX, _OCT)):
                 self._fail(line, column, f"a number of {len(text)} digits; at most {MAX_DIGITS}")
             return text
-        if _INT.fullmatch(text):
-            return int(text)
-        if _OCT.fullmatch(text):
-            return int(text[2:], 8)
-        if _HEX.fullmatch(text):
-            return int(text[2:], 16)
-        if _FLOAT.fullmatch(text):
-            return float(text)
-        return text
+        return resolve(text)
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list) else value
 
 
 def _place(event: Any) -> Mark:

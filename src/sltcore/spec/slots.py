@@ -144,7 +144,7 @@ class Slot:
         if not isinstance(value, Mapping):
             raise _problem(
                 "",
-                f"expected a {what}, as {{use: NAME}} or a bare name" if self.kinds else "expected {ref: PATH}",
+                f"expected {'an' if what[0] in 'aeo' else 'a'} {what}, as {{use: NAME}} or a bare name" if self.kinds else "expected {ref: PATH}",
                 value,
             )
         if "ref" in value:
@@ -229,7 +229,7 @@ def _file_text(value: Path, info: SerializationInfo) -> str:
 
 def _resolved(value: Any, info: ValidationInfo) -> Any:
     if not isinstance(value, str | Path):
-        return value
+        raise ValueError("expected the path of a file")
     if not str(value).strip("\0") or "\0" in str(value):
         raise ValueError("expected the path of a file")
     folder = (info.context or {}).get("folder")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sltcore.errors import PluginError
+from sltcore.interfaces import Encoder
 from sltcore.plugin import Component, Ports
 from sltcore.types import Port
 
@@ -198,11 +199,24 @@ def jitter(module: Any, *, seed: int = 3) -> None:
 
 
 def without_gradient(module: Any) -> list[str]:
-    """Names of trainable parameters that received no gradient, or only zeros."""
+    """Names of trainable parameters that received no gradient, or only zeros.
+
+    Modules on offer (a pretrained head, say) are left out: whoever shares them trains them.
+    """
+    import torch
+
+    offered = {
+        id(parameter)
+        for value in (module.offers().values() if isinstance(module, Encoder) else ())
+        if isinstance(value, torch.nn.Module)
+        for parameter in value.parameters()
+    }
     return [
         name
         for name, parameter in module.named_parameters()
-        if parameter.requires_grad and (parameter.grad is None or not bool(parameter.grad.abs().sum() > 0))
+        if id(parameter) not in offered
+        and parameter.requires_grad
+        and (parameter.grad is None or not bool(parameter.grad.abs().sum() > 0))
     ]
 
 

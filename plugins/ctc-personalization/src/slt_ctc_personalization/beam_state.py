@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,9 +26,17 @@ class Clock(NamedTuple):
     frame_shift_s: float
     offset_s: float
 
-    def span(self, first: int, last: int) -> tuple[float, float]:
-        """Start and end in seconds of the frames `first ... last`."""
-        return self.offset_s + first * self.frame_shift_s, self.offset_s + (last + 1) * self.frame_shift_s
+    def spans(self, first: Sequence[int], last: Sequence[int]) -> tuple[tuple[float, float], ...]:
+        """Start and end in seconds of units that were emitted in the frames `first ... last`.
+
+        A unit ends where the next begins: late repeats of its last label may come from another reading.
+        """
+        offset, shift = self.offset_s, self.frame_shift_s
+        limits = [*first[1:], last[-1] + 1] if last else []
+        return tuple(
+            (offset + begin * shift, offset + max(min(end + 1, limit), begin + 1) * shift)
+            for begin, end, limit in zip(first, last, limits, strict=True)
+        )
 
 
 @compile_kernel

@@ -31,7 +31,7 @@ class LabelEngine:
         self._edges = kernel.NO_EDGES
         if settings.knows_words:
             self._edges = kernel.MARK_EDGES if settings.word_boundary is None else kernel.BOUNDARY_EDGES
-        texts = [settings.characters(label) for label in range(len(settings.labels))]
+        self.texts = texts = [settings.characters(label) for label in range(len(settings.labels))]
         self._alphabet = {character: index for index, character in enumerate(sorted(set("".join(texts))))}
         self.label_tables = self._describe_labels(texts)
         self.spellings = self._spell_vocabulary() if self._unit == kernel.WORD_LM else EMPTY_TRIE
@@ -90,7 +90,7 @@ class LabelEngine:
 
     def _texts(self, path: Sequence[int]) -> list[str]:
         groups = self.settings.words(path)
-        return ["".join(self.settings.characters(path[place]) for place in group) for group in groups]
+        return ["".join([self.texts[path[place]] for place in group]) for group in groups]
 
     def _pattern(self, path: Sequence[int]) -> list[int]:
         """The symbols that the kernel's automaton reads for a phrase: its labels, and an edge around each word."""
@@ -167,8 +167,8 @@ class LabelEngine:
         if not settings.knows_words:
             names = [settings.labels[token] for token in tokens]
             joint = " " if any(len(label) > 1 for i, label in enumerate(settings.labels) if i != settings.blank) else ""
-            times = tuple(clock.span(begin, end) for begin, end in zip(first, last, strict=False))
+            times = clock.spans(first, last)
             return Hypothesis(joint.join(names), score, tuple(tokens), times)
-        words = ["".join(settings.characters(tokens[place]) for place in group) for group in groups]
-        times = tuple(clock.span(first[group[0]], last[group[-1]]) for group in groups)
+        words = ["".join([self.texts[tokens[place]] for place in group]) for group in groups]
+        times = clock.spans([first[group[0]] for group in groups], [last[group[-1]] for group in groups])
         return Hypothesis(" ".join(words), score, tuple(tokens), times, {"words": words})

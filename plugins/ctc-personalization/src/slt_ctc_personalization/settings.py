@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -75,12 +76,12 @@ class Settings:
                 "another order; make the LexiconTrie with the labels of the search"
             )
 
-    @property
+    @cached_property
     def marks_words(self) -> bool:
         """Whether labels begin words with a mark, as SentencePiece's do."""
         return self.word_boundary is None and bool(self.word_mark) and any(map(self.starts_word, range(len(self.labels))))
 
-    @property
+    @cached_property
     def knows_words(self) -> bool:
         """Whether word borders can be seen in the labels."""
         return self.word_boundary is not None or self.marks_words
@@ -99,15 +100,17 @@ class Settings:
     def words(self, tokens: Sequence[int]) -> list[list[int]]:
         """Positions of the tokens of each word; without word borders every token is its own word."""
         found: list[list[int]] = []
-        fresh = True
+        if not self.knows_words:
+            return [[position] for position in range(len(tokens))]
+        boundary, fresh = self.word_boundary, True
         for position, token in enumerate(tokens):
-            if token == self.word_boundary:
+            if token == boundary:
                 fresh = True
-                continue
-            if fresh or not self.knows_words or (self.marks_words and self.starts_word(token)):
-                found.append([])
-            fresh = False
-            found[-1].append(position)
+            elif fresh or (boundary is None and self.starts_word(token)):
+                found.append([position])
+                fresh = False
+            else:
+                found[-1].append(position)
         return found
 
     def check_phrase(self, phrase: Phrase) -> None:

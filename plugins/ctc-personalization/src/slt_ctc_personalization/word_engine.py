@@ -177,7 +177,7 @@ class WordEngine:
         trie = table.word_tables.trie
         tokens = tuple(label for _, _, _, leaf in heard for label in _path_to(trie, leaf))
         words = [word for word, _, _, _ in heard]
-        times = tuple(clock.span(first, last) for _, first, last, _ in heard)
+        times = clock.spans([first for _, first, _, _ in heard], [last for _, _, last, _ in heard])
         return Hypothesis(" ".join(words), score, tokens, times, {"words": words})
 
 

@@ -15,9 +15,9 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 
-from sltcore.audio_decoders import DamagedError, Decoder, Samples, decode_array, decode_file
-from sltcore.audio_headers import AUDIO_EXTENSIONS as AUDIO_EXTENSIONS
-from sltcore.audio_headers import Shortfall, container, shortfall
+from sltcore.audio.decoders import DamagedError, Decoder, Samples, decode_array, decode_file
+from sltcore.audio.headers import AUDIO_EXTENSIONS as AUDIO_EXTENSIONS
+from sltcore.audio.headers import Shortfall, container, shortfall
 from sltcore.errors import AudioError, did_you_mean
 
 Channel = int | Literal["mix"] | None
