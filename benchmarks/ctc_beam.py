@@ -27,11 +27,11 @@ from typing import Any
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 
-import numpy as np
-from ctc_beam_data import BLANK, LABELS, SPACE, Corpus, greedy, make, word_errors
+import numpy as np  # noqa: E402 (after the thread limits, which are read when it is imported)
+from ctc_beam_data import BLANK, LABELS, SPACE, Corpus, greedy, make, word_errors  # noqa: E402
 
-from slt_ctc_personalization.ngram import load_lm
-from slt_ctc_personalization.search import BeamSearch, Phrase
+from slt_ctc_personalization.ngram import load_lm  # noqa: E402
+from slt_ctc_personalization.search import BeamSearch, Phrase  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = ROOT / ".venv-bench"

@@ -130,7 +130,9 @@ def speak(text: str, frames: int, rng: np.random.Generator, error: float) -> npt
     return (logits - top - np.log(np.exp(logits - top).sum(axis=1, keepdims=True))).astype(np.float32)
 
 
-def make(folder: Path, *, seed: int, utterances: int, words: int, seconds: float, sentences: int, error: float) -> Corpus:
+def make(
+    folder: Path, *, seed: int, utterances: int, words: int, seconds: float, sentences: int, error: float
+) -> Corpus:
     """The language, its model in `folder`, and `utterances` of `seconds` each with a rare word in every second one."""
     rng = np.random.default_rng(seed)
     language = Language(words, rng)
@@ -155,7 +157,11 @@ def make(folder: Path, *, seed: int, utterances: int, words: int, seconds: float
     half = list(dict.fromkeys(rare))[:50]
     long_words = [word for word in language.words[words // 20 :] if len(word) >= PHRASE_LETTERS]
     others = [word for word in rng.permutation(long_words).tolist() if word not in set(rare)]
-    phrases = {0: [], 100: half + others[: 100 - len(half)], 5000: list(dict.fromkeys(rare)) + others[: 5000 - len(set(rare))]}
+    phrases = {
+        0: [],
+        100: half + others[: 100 - len(half)],
+        5000: list(dict.fromkeys(rare)) + others[: 5000 - len(set(rare))],
+    }
     return Corpus(references, np.stack(log_probs), rare, phrases, arpa)
 
 

@@ -1,6 +1,6 @@
 """Decodes the log-probabilities of `ctc_beam.py` with one peer, in the peers' environment, and prints JSON.
 
-    python ctc_beam_peer.py NAME DATA.npz REQUEST.json
+python ctc_beam_peer.py NAME DATA.npz REQUEST.json
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ def make_decoder(name: str, request: dict[str, Any]) -> Callable[[Any], str]:
     labels, beam, words = request["labels"], request["beam"], request["phrases"] or None
     if name in ("pyctcdecode", "ctc-beam-decoder"):
         module = __import__(name.replace("-", "_"))
-        decoder = module.build_ctcdecoder(labels, request["arpa"], alpha=request["lm_weight"], beta=request["word_bonus"])
+        decoder = module.build_ctcdecoder(
+            labels, request["arpa"], alpha=request["lm_weight"], beta=request["word_bonus"]
+        )
         limits = {"beam_prune_logp": request["prune"], "token_min_logp": request["token_min"]}
         weight = request["phrase_bonus"]
         return lambda x: decoder.decode(x, beam_width=beam, hotwords=words, hotword_weight=weight, **limits)
@@ -28,7 +30,9 @@ def make_decoder(name: str, request: dict[str, Any]) -> Callable[[Any], str]:
         from fast_ctc_decode import beam_search
 
         letters = ["-", *labels[1:]]
-        return lambda x: beam_search(np.exp(x), letters, beam_size=beam, beam_cut_threshold=np.exp(request["token_min"]))[0]
+        return lambda x: beam_search(
+            np.exp(x), letters, beam_size=beam, beam_cut_threshold=np.exp(request["token_min"])
+        )[0]
     if name == "flashlight":
         return make_flashlight(labels, beam, request)
     raise SystemExit(f"no peer is named {name}")
@@ -50,7 +54,15 @@ def make_flashlight(labels: list[str], beam: int, request: dict[str, Any]) -> Ca
         trie.insert([*(ids[letter] for letter in word), 1], index, lm.score(start, index)[1])
     trie.smear(SmearingMode.MAX)
     options = LexiconDecoderOptions(
-        beam, len(names), -request["prune"], request["lm_weight"], request["word_bonus"], -np.inf, 0.0, False, CriterionType.CTC
+        beam,
+        len(names),
+        -request["prune"],
+        request["lm_weight"],
+        request["word_bonus"],
+        -np.inf,
+        0.0,
+        False,
+        CriterionType.CTC,
     )
     decoder = LexiconDecoder(options, trie, lm, 1, 0, words.get_index("<unk>"), [], False)
 

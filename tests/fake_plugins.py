@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-PLUGIN = '''
+PLUGIN = """
 from sltcore.plugin import Component, hookimpl
 SLT_API = (1, 0)
 @hookimpl
 def slt_components():
     return [Component("{kind}", "{name}", impl="{package}.build:build", config="{package}.config:Made", summary="dummy {name}")]
-'''
+"""
 CONFIG = '''
 from pydantic import Field
 from sltcore.spec import Config
@@ -97,8 +98,39 @@ class Slt:
             check=False,
         )
 
+    def several(
+        self, commands: Sequence[Sequence[str | Path]], *, site: Site, **settings: str
+    ) -> list[tuple[int, str, str]]:
+        """Exit code, output and errors of several commands, run one after another in one child process."""
+        done = subprocess.run(
+            [sys.executable, "-c", SEVERAL],
+            input=json.dumps([[str(word) for word in command] for command in commands]),
+            env=site.environment(**settings),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+        return [(code, output, errors) for code, output, errors in json.loads(done.stdout)]
 
-DEMO_PLUGIN = '''
+
+SEVERAL = """
+import contextlib, io, json, sys
+from sltcore.cli import main
+results = []
+for command in json.load(sys.stdin):
+    sys.argv = ["slt", *command]
+    output, errors, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        try:
+            main()
+        except SystemExit as done:
+            code = done.code or 0
+    results.append([code, output.getvalue(), errors.getvalue()])
+print(json.dumps(results))
+"""
+
+DEMO_PLUGIN = """
 from sltcore.plugin import Component, hookimpl
 SLT_API = (1, 0)
 def _component(kind, name, config, summary, **more):
@@ -117,7 +149,7 @@ def slt_components():
         _component("metric", "rate", "Rate", "errors over words"),
         _component("vocoder", "phase", "Counter", "frames to sound"),
     ]
-'''
+"""
 DEMO_CONFIG = '''
 from typing import Annotated, Literal
 from pydantic import Field, model_validator

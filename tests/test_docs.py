@@ -11,6 +11,7 @@ Conventions of the pages, which `tests/docs_page.py` carries out:
 from __future__ import annotations
 
 import ast
+import doctest
 import inspect
 import re
 import subprocess
@@ -30,6 +31,7 @@ DOCS = ROOT / "docs"
 sys.path[:0] = [str(DOCS), str(ROOT / "tests")]
 
 from docs_page import NOT_RUN, Page, recording  # noqa: E402
+from generation import blocks  # noqa: E402
 from generation.blocks import blocks_of, commands_of  # noqa: E402
 from generation.commands import command_tree  # noqa: E402
 from generation.excerpts import EXCERPT, refreshed  # noqa: E402
@@ -73,7 +75,14 @@ def test_links_lead_somewhere(path: Path, generated: dict[str, str]) -> None:
 def test_excerpts_are_those_of_the_package(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert text.count("<!-- excerpt:") == len(EXCERPT.findall(text)), f"{path.name}: an excerpt has no end"
-    assert refreshed(text) == text, f"{path.name} differs from the package; run `python -m generation.excerpts` in docs/"
+    assert refreshed(text) == text, (
+        f"{path.name} differs from the package; run `python -m generation.excerpts` in docs/"
+    )
+
+
+def test_shown_and_printed_output_are_compared_as_the_pages_assume() -> None:
+    assert doctest.testmod(blocks).attempted >= 3
+    assert doctest.testmod(blocks).failed == 0
 
 
 def test_no_command_is_excused_for_nothing() -> None:

@@ -209,7 +209,8 @@ WILD: dict[str, tuple[str, str, str, str]] = {
     ),
 }
 NOISY = {
-    "talker": "print('noise' * 10000)\nimport os, sys\nos.write(1, b'{\"row\": 1}\\n')\nsys.stderr.write('x' * 200000)\n" + PLUGIN,
+    "talker": "print('noise' * 10000)\nimport os, sys\nos.write(1, b'{\"row\": 1}\\n')\nsys.stderr.write('x' * 200000)\n"
+    + PLUGIN,
     "closer": "import os, sys\nsys.stdout.close()\nos.close(1)\nos.close(2)\n" + PLUGIN,
     "reader": "import sys\nassert sys.stdin.read() == ''\n" + PLUGIN,
     "forker": "import os\nif os.fork() == 0:\n    import time\n    time.sleep(60)\n    os._exit(0)\n" + PLUGIN,
@@ -302,8 +303,13 @@ def _is_running(pid: int) -> bool:
 def test_a_hung_child_ends_with_the_process_that_started_it(site: Site) -> None:
     import subprocess
 
-    site.add("sleeper", f"import os, time\nopen({str(site.folder / 'pid')!r}, 'w').write(str(os.getpid()))\ntime.sleep(1000)\n")
-    parent = subprocess.Popen([sys.executable, "-c", "from sltcore.registry import probe; probe()"], env=site.environment())
+    site.add(
+        "sleeper",
+        f"import os, time\nopen({str(site.folder / 'pid')!r}, 'w').write(str(os.getpid()))\ntime.sleep(1000)\n",
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", "from sltcore.registry import probe; probe()"], env=site.environment()
+    )
     deadline = time.monotonic() + 20
     while not (site.folder / "pid").exists() or not (site.folder / "pid").read_text():
         assert time.monotonic() < deadline
@@ -319,7 +325,9 @@ def test_a_hung_child_ends_with_the_process_that_started_it(site: Site) -> None:
 def test_a_late_crash_is_not_blamed_on_the_plugin_that_was_loading(site: Site) -> None:
     late = "import os, threading, time\nthreading.Thread(target=lambda: (time.sleep(0.2), os._exit(7)), daemon=True).start()\n"
     site.add("early", late + PLUGIN.format(kind="decoder", name="early", package="slt_early"))
-    site.add("victim", "import time; time.sleep(0.5)\n" + PLUGIN.format(kind="decoder", name="victim", package="slt_victim"))
+    site.add(
+        "victim", "import time; time.sleep(0.5)\n" + PLUGIN.format(kind="decoder", name="victim", package="slt_victim")
+    )
     rows = {row.plugin: row for row in probe([str(site.folder)])}
     assert rows["victim"].usable
     assert [c.name for c in rows["victim"].components] == ["victim"]
@@ -392,9 +400,7 @@ def test_damaged_metadata_is_a_row(site: Site) -> None:
     site.add("good")
     rows = {row.distribution: row for row in probe([str(site.folder)])}
     place = os.path.realpath(site.folder)
-    assert set(rows) == {"sltcore-malformed", "sltcore-double", "sltcore-headless", "sltcore-bytes", "sltcore-good"} - {
-        "sltcore-headless"
-    } | {"sltcore-headless"}
+    assert set(rows) == {"sltcore-malformed", "sltcore-double", "sltcore-headless", "sltcore-bytes", "sltcore-good"}
     malformed = rows["sltcore-malformed"]
     assert malformed.status == "broken"
     assert malformed.problem.startswith(f"{place}/sltcore_malformed-1.0.dist-info/entry_points.txt cannot be parsed (")
@@ -438,9 +444,13 @@ def test_of_two_distributions_with_one_name_neither_wins(importable: Site) -> No
         assert registry.names("decoder") == ["sltcore-one/same", "sltcore-two/same", "three"]
         with pytest.raises(PluginError) as caught:
             registry.find("decoder", "same")
-        assert str(caught.value) == "decoder 'same' is offered 2 times; write one of: sltcore-one/same, sltcore-two/same"
+        assert (
+            str(caught.value) == "decoder 'same' is offered 2 times; write one of: sltcore-one/same, sltcore-two/same"
+        )
         assert registry.find("decoder", "sltcore-one/same").distribution == "sltcore-one"
-        with pytest.raises(PluginError, match=r"no decoder is named 'sltcore_two/same'; .* Did you mean 'sltcore-two/same'\?$"):
+        with pytest.raises(
+            PluginError, match=r"no decoder is named 'sltcore_two/same'; .* Did you mean 'sltcore-two/same'\?$"
+        ):
             registry.find("decoder", "sltcore_two/same")
 
 
@@ -493,7 +503,8 @@ def test_two_versions_in_one_folder_shadow_each_other(site: Site) -> None:
     site.add("x", version="1.0")
     site.add("x", version="2.0")
     (found,) = scan([str(site.folder)])
-    assert len(found.shadowed) == 1
+    assert found.version == "2.0"
+    assert found.shadowed == (os.path.realpath(site.folder / "sltcore_x-1.0.dist-info"),)
 
 
 @pytest.mark.parametrize(
@@ -627,7 +638,11 @@ def test_a_config_that_fails_costs_its_component_alone(site: Site, monkeypatch: 
         else:
             what = {**{key: value[1] for key, value in FAULTY.items()},
                     "absent": "AttributeError: module 'slt_f.bad' has no attribute 'Made'"}[name]  # fmt: skip
-            remedy = "install the distribution that brings 'nobody_has_this'" if name == "missing" else "mend or update sltcore-f"
+            remedy = (
+                "install the distribution that brings 'nobody_has_this'"
+                if name == "missing"
+                else "mend or update sltcore-f"
+            )
             tail = f"whose config slt_f.bad:Made failed to load: {what}. Next: {remedy}, or set SLT_DISABLE=sltcore-f"
         assert str(caught.value) == head + tail
         if name in ("hanging", "crashing"):
@@ -642,7 +657,11 @@ def test_a_config_that_fails_costs_its_component_alone(site: Site, monkeypatch: 
             "serch",
             "no decoder is named 'serch'; installed: counter, search. Did you mean 'search'?",
         ),
-        ("encoder", "search", "no encoder is named 'search'; installed: chorus, frames, stack. There is a decoder of that name."),
+        (
+            "encoder",
+            "search",
+            "no encoder is named 'search'; installed: chorus, frames, stack. There is a decoder of that name.",
+        ),
         ("privacy", "x", "no privacy is named 'x'; no plugin brings a privacy."),
         (
             "decoder",
@@ -656,7 +675,11 @@ def test_a_config_that_fails_costs_its_component_alone(site: Site, monkeypatch: 
             "encoder 'hama-conformer' is not installed; it comes with sltcore-speech. Next: pip install sltcore-speech",
         ),
         ("decoder", "a\nb", "no decoder is named 'a b'; installed: counter, search."),
-        ("decoder", "other/search", "no decoder is named 'other/search'; installed: counter, search. Did you mean 'search'?"),
+        (
+            "decoder",
+            "other/search",
+            "no decoder is named 'other/search'; installed: counter, search. Did you mean 'search'?",
+        ),
     ],
 )
 def test_a_missing_component_says_what_there_is_and_what_to_do(
@@ -718,7 +741,9 @@ def test_a_wrong_component_is_refused(arguments: dict[str, str], message: str) -
     assert str(caught.value) == message
 
 
-def test_a_module_in_the_working_folder_shadows_nothing(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_in_the_working_folder_shadows_nothing(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     site.add("good")
     here = tmp_path / "here"
     here.mkdir()

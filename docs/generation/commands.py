@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import typer
-from generation.tables import code, table
 
+from generation.tables import code, table
 from sltcore.cli.app import COMMANDS, application
 
 HEAD = """# Commands

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import yaml
-from generation.tables import code, table
 
+from generation.tables import code, table
 from sltcore.cli.explain import config_rows, example, implementation_docstring, origin_of
 from sltcore.errors import SltError
 from sltcore.plugin import KINDS
@@ -56,7 +56,7 @@ def catalogue_page(registry: Registry) -> str:
     parts = [CATALOGUE]
     for row in sorted(registry.rows, key=lambda row: row.distribution):
         parts.append(f"## {row.plugin}")
-        parts.append(f"Distribution `{row.distribution}` {row.version}. Install it with `pip install {row.distribution}`.")
+        parts.append(f"Distribution `{row.distribution}` {row.version}.")
         if not row.usable:
             parts.append(f"It is {row.status}: {row.problem}. {row.remedy}")
             continue

@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from generation.tables import code, table
-
 from sltcore.cli.explain import config_rows
 from sltcore.interfaces import INTERFACES
 from sltcore.spec.grammar import BatchConfig, PipelineSpec, SegmentConfig
@@ -23,7 +22,9 @@ from sltcore.testing.template import rendered
 from sltcore.types import CONTEXT_TYPES
 
 DOCS = Path(__file__).parent.parent
-EXCERPT = re.compile(r"(<!-- excerpt: (?P<name>[a-z]+) ?(?P<argument>[^>]*?) -->\n).*?(<!-- end of excerpt -->)", re.DOTALL)
+EXCERPT = re.compile(
+    r"(<!-- excerpt: (?P<name>[a-z]+) ?(?P<argument>[^>]*?) -->\n).*?(<!-- end of excerpt -->)", re.DOTALL
+)
 MODELS = {"pipeline": PipelineSpec, "batch": BatchConfig, "segment": SegmentConfig}
 LANGUAGES = {".py": "python", ".toml": "toml", ".yaml": "yaml", ".md": "markdown"}
 
@@ -52,7 +53,8 @@ def template(argument: str) -> str:
     """A file that `slt new-plugin NAME --kind KIND` writes; the argument is KIND NAME FILE."""
     kind, name, path = argument.split()
     text = rendered(name, kind)[Path(path)]
-    return f'```{LANGUAGES[Path(path).suffix]} title="{path}"\n{text.rstrip()}\n```'
+    block = f'```{LANGUAGES[Path(path).suffix]} title="{path}"\n{text.rstrip()}\n```'
+    return f"<!-- fmt: off -->\n{block}\n<!-- fmt: on -->"  # as the template has it, for ruff formats Markdown too
 
 
 EXCERPTS: Mapping[str, Callable[[str], str]] = {

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from generation.tables import code, table
+from collections.abc import Mapping
+from typing import Any
 
+from generation.tables import code, table
 from sltcore.interfaces import INTERFACES
 from sltcore.testing.promises.component import PROMISES
 
@@ -23,6 +25,7 @@ def interfaces_page() -> str:
     parts = [HEAD, _promises(PROMISES)]
     parts += ["## Part", "What all kinds but the transforms have in common.", _document("Part"), _document("Session")]
     parts += ["## Transform", "The protocol of quantizers, accelerators and adapters.", _document("Transform")]
+    interface: Any
     for kind, interface in INTERFACES.items():
         parts += [f"## {kind}", _promises(interface.promises), _document(interface.__name__)]
     for name in ("Value", "Size", "Cost"):
@@ -30,7 +33,7 @@ def interfaces_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _promises(promises: dict[str, str]) -> str:
+def _promises(promises: Mapping[str, str]) -> str:
     return table(["promise", "what it says"], [[code(name), text] for name, text in promises.items()])
 
 

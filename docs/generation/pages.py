@@ -5,7 +5,6 @@ from __future__ import annotations
 from generation.commands import commands_page
 from generation.components import catalogue_page, fields_page
 from generation.kinds import interfaces_page
-
 from sltcore.registry import Registry, default_registry
 
 PYTHON = """# Python

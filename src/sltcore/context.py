@@ -25,11 +25,17 @@ def merge_keys(owners: Iterable[tuple[str, Iterable[ContextKey]]]) -> dict[str, 
             known = merged.get(key.name)
             if known is not None and (known.type, known.per_utterance) != (key.type, key.per_utterance):
                 raise PortError(
-                    f"{by[key.name]} reads context '{key.name}' as {known.type}, but {owner} reads it as {key.type}; they do not fit into one pipeline"
+                    f"{by[key.name]} reads context '{key.name}' as {_form(known, key)}, but {owner} reads it as {_form(key, known)}; they do not fit into one pipeline"
                 )
             merged.setdefault(key.name, key)
             by.setdefault(key.name, owner)
     return merged
+
+
+def _form(key: ContextKey, other: ContextKey) -> str:
+    if key.type != other.type:
+        return key.type
+    return f"{key.type} for {'each utterance' if key.per_utterance else 'the whole call'}"
 
 
 def check_context(context: Mapping[str, Any], keys: Mapping[str, ContextKey], batch: int | None) -> None:
@@ -104,7 +110,7 @@ def _has_type(value: Any, name: str) -> bool:
         return not isinstance(value, list | tuple) or all(isinstance(item, str | Mapping) for item in value)
     if name == "numbers":
         if isinstance(value, list | tuple):
-            return all(isinstance(item, int | float) for item in value)
+            return all(isinstance(item, int | float) and not isinstance(item, bool) for item in value)
         return not isinstance(value, str | int | float)
     if name == "mapping":
         return isinstance(value, Mapping)

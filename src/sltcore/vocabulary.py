@@ -54,7 +54,10 @@ class Vocabulary:
             raise VocabularyError(
                 f"vocabulary: labels repeat: {', '.join(map(repr, repeated[:5]))}; each may stand once"
             )
-        for what, value in (("blank", self.blank), ("boundary", self.boundary)):
+        if not self.labels:
+            raise VocabularyError("vocabulary: there are no labels; give at least the blank")
+        places = [("blank", self.blank), ("boundary", self.boundary), *(("special", i) for i in sorted(self.special))]
+        for what, value in places:
             if value is not None and not 0 <= value < len(self.labels):
                 raise VocabularyError(
                     f"vocabulary: {what} is id {value}, but the ids run from 0 to {len(self.labels) - 1}"
@@ -105,6 +108,11 @@ class Vocabulary:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids without blanks or repeats to collapse; special labels and the blank are left out."""
+        for i in ids:
+            if not 0 <= i < len(self.labels):
+                raise VocabularyError(
+                    f"label id {i} is outside the vocabulary, whose ids run from 0 to {len(self.labels) - 1}"
+                )
         kept = [i for i in ids if i != self.blank and i not in self.special]
         if self.kind == "characters":
             text = "".join(" " if i == self.boundary else self.labels[i] for i in kept)

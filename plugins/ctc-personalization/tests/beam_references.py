@@ -12,7 +12,9 @@ import numpy.typing as npt
 Tokens = tuple[int, ...]
 
 
-def random_log_probs(rng: np.random.Generator, frames: int, labels: int, *, spread: float = 2.0) -> npt.NDArray[np.float32]:
+def random_log_probs(
+    rng: np.random.Generator, frames: int, labels: int, *, spread: float = 2.0
+) -> npt.NDArray[np.float32]:
     logits = rng.normal(scale=spread, size=(frames, labels))
     return (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))).astype(np.float32)
 

@@ -94,7 +94,11 @@ def test_full_beam_with_language_model_equals_exhaustive_search(kind, look_ahead
         plain[tokens] = base - 0.7 * 4.0 * len(unknown)
         begins = [0, *(place for place, token in enumerate(tokens) if kind == "mark" and token in (1, 2))]
         begins += [place + 1 for place, token in enumerate(tokens) if kind == "boundary" and token == 1]
-        ends = [*begins, *(place for place, token in enumerate(tokens) if kind == "boundary" and token == 1), len(tokens)]
+        ends = [
+            *begins,
+            *(place for place, token in enumerate(tokens) if kind == "boundary" and token == 1),
+            len(tokens),
+        ]
         bonus = bonus_of(len(tokens), occurrences_of(tokens, listed, begins.__contains__, ends.__contains__))
         expected[tokens] = base - 0.7 * 4.0 * len([word for word in unknown if word != "bbb"]) + bonus
     expect_equal(search.decode(log_probs[None])[0], plain)
@@ -190,3 +194,26 @@ def test_pronunciation_weights_count_in_the_sum():
     masses = mass_of_texts(log_probs, 0, lambda tokens: [tokens])
     expected = np.logaddexp(masses[(2,)] + np.log(0.7), masses[(3,)] + np.log(0.3))
     assert found["ex"] == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("with_lm", [False, True])
+@pytest.mark.parametrize("with_lexicon", [False, True])
+def test_best_hypothesis_is_the_same_whether_or_not_others_are_kept(with_lexicon, with_lm, seed):
+    rng = np.random.default_rng(300 + seed)
+    labels, texts = (SOUNDS, ["ex why eggs", "yx ex ex"]) if with_lexicon else (LETTERS, CORPUS)
+    lexicon = LexiconTrie({w: p for w, p in LEXICON.items() if w != "wax"}, SOUNDS) if with_lexicon else None
+    model = build_lm(texts, order=2) if with_lm else None
+    x = np.stack([random_log_probs(rng, 7, 4) for _ in range(4)])
+    settings = WIDE | {"beam": 20_000, "blank": 0, "word_boundary": 1, "lm": model, "lexicon": lexicon}
+    alone, several = (BeamSearch(labels, **settings | {"n_best": n}) for n in (1, 2))
+    phrases = [
+        Phrase("ex why", 2.0, [[2, 3, 1, 2]]),
+        Phrase("why", 1.5, [[2, 2]]),
+        Phrase("why ex", 1.0, [[3], [3, 2]]),
+    ]
+    for one, many in (((), ()), (phrases, phrases)):
+        found = alone.decode(x, phrases=alone.prepare(one)), several.decode(x, phrases=several.prepare(many))
+        for best, both in zip(*found, strict=True):
+            assert best.text == both.text
+            assert best.best.score == pytest.approx(both.best.score, abs=1e-4)

@@ -13,7 +13,6 @@ import pytest
 from slt_ctc_personalization import lexicon
 from slt_ctc_personalization.confusions import BLANK, BOUNDARY, load_confusions
 from slt_ctc_personalization.lexicon import (
-    ARPABET,
     LETTER_NAMES,
     NEAREST,
     PHONES,
@@ -39,7 +38,8 @@ def hama_labels() -> list[str]:
 
 def test_every_phone_is_a_label_of_the_recogniser() -> None:
     labels = set(hama_labels())
-    assert len(PHONES) == 39 and set(PHONES) <= labels
+    assert len(PHONES) == 39
+    assert set(PHONES) <= labels
     assert set(NEAREST.values()) <= set(PHONES)
     assert {phone for names in LETTER_NAMES.values() for phone in names.split()} <= set(PHONES)
 
@@ -48,7 +48,8 @@ def test_the_cmu_dictionary_is_read_whole() -> None:
     dictionary = cmu_dictionary()
     assert len(dictionary) == 126_052
     assert dictionary["password"] == [["p", "æ", "s", "w", "ɝ", "d"]]
-    assert ["ð", "ʌ"] in dictionary["the"] and ["ð", "i"] in dictionary["the"]
+    assert ["ð", "ʌ"] in dictionary["the"]
+    assert ["ð", "i"] in dictionary["the"]
     assert not any(word.endswith(")") for word in dictionary)
     assert {phone for variants in dictionary.values() for phones in variants for phone in phones} == set(PHONES)
 
@@ -85,7 +86,8 @@ def test_a_broken_dictionary_is_refused_with_file_and_line(content: bytes, messa
 
 def test_words_are_spelled_with_the_longest_labels() -> None:
     assert spell("chat", ["c", "h", "ch", "a", "t"]) == ["ch", "a", "t"]
-    assert spell("naïve", "naive") is None and spell("", "abc") is None
+    assert spell("naïve", "naive") is None
+    assert spell("", "abc") is None
     assert spelling_lexicon(["cab", "dad"], "abc") == {"cab": [["c", "a", "b"]]}
 
 
@@ -99,7 +101,8 @@ def test_any_word_has_a_pronunciation_in_the_dictionarys_phones() -> None:
     assert pronouncer.pronounce("pbx") == [letters_spoken("pbx")] == [["p", "i", "b", "i", "ɛ", "k", "s"]]
     assert pronouncer.pronounce("xqz-7") == [letters_spoken("xqz7")]
     assert pronouncer.pronounce("voice-mail") == [[*cmu_dictionary()["voice"][0], *cmu_dictionary()["mail"][0]]]
-    assert pronouncer.pronounce("!?") == [] and pronouncer.pronounce("") == []
+    assert pronouncer.pronounce("!?") == []
+    assert pronouncer.pronounce("") == []
     assert set(pronouncer.pronounce_words(["unmute", "!?"])) == {"unmute"}
 
 
@@ -131,16 +134,20 @@ def test_the_english_lexicon_lists_the_models_likeliest_words() -> None:
     assert len(words) == DEFAULT_WORDS == len(trie)
     unigrams = model.unigram_log_probs()
     ranks = [unigrams[model.word_id(word)] for word in words]
-    assert ranks == sorted(ranks, reverse=True) and all(model.in_vocabulary(word) for word in words)
-    assert {"the", "password", "don't", "b"} <= set(words) and not {"<s>", "</s>"} & set(words)
+    assert ranks == sorted(ranks, reverse=True)
+    assert all(model.in_vocabulary(word) for word in words)
+    assert {"the", "password", "don't", "b"} <= set(words)
+    assert not {"<s>", "</s>"} & set(words)
 
 
 def test_confusions_are_a_channel_from_phones_to_labels() -> None:
     labels = hama_labels()
     found = load_confusions(labels)
     assert found.labels == (*PHONES, BOUNDARY, BLANK)
-    assert found.labels[found.boundary] == BOUNDARY and found.labels[found.blank] == BLANK
-    assert found.log_map.shape == (191, 41) and found.log_map.dtype == np.float32
+    assert found.labels[found.boundary] == BOUNDARY
+    assert found.labels[found.blank] == BLANK
+    assert found.log_map.shape == (191, 41)
+    assert found.log_map.dtype == np.float32
     assert np.exp(found.log_map.astype(np.float64)).sum(axis=0) == pytest.approx(1.0, abs=2e-3)
     heard = np.exp(found.log_map)
     assert heard[labels.index("oʊ"), found.labels.index("u")] > 0.3  # "to" is heard as "toe"
@@ -161,7 +168,8 @@ def test_confusion_rates_are_as_asked_and_do_what_they_say() -> None:
     heard = np.log(np.full((1, 191), 1e-12, np.float32))
     heard[0, labels.index("k")] = 0.0
     found = map_labels(heard, strict.log_map)[0]
-    assert np.argmax(found) == strict.labels.index("k") and found[strict.labels.index("k")] > math.log(0.9)
+    assert np.argmax(found) == strict.labels.index("k")
+    assert found[strict.labels.index("k")] > math.log(0.9)
 
 
 def test_confusions_of_another_recogniser_are_refused() -> None:

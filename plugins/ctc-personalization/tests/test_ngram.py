@@ -17,7 +17,7 @@ from slt_ctc_personalization import lm_cache, sphinx_lm
 from slt_ctc_personalization.arpa import ArpaModel, parse_arpa, parse_number, read_arpa, write_arpa
 from slt_ctc_personalization.build_lm import build_lm, estimate
 from slt_ctc_personalization.kenlm_file import murmur_hash
-from slt_ctc_personalization.ngram import ngram_end, ngram_start, ngram_step, load_lm
+from slt_ctc_personalization.ngram import load_lm, ngram_end, ngram_start, ngram_step
 from slt_ctc_personalization.ngram_tables import build_model
 from sltcore.errors import DataError
 
@@ -102,9 +102,7 @@ def test_histories_that_can_never_differ_share_a_state() -> None:
             after = ngram_step.py_func(model.tables, after, model.word_id(word))[1]
         states.append(after)
     assert states[1] == states[2] == states[3] != states[0]
-    assert ngram_end.py_func(model.tables, states[1]) == pytest.approx(
-        model.unigram_log_probs()[2], abs=1e-6
-    )
+    assert ngram_end.py_func(model.tables, states[1]) == pytest.approx(model.unigram_log_probs()[2], abs=1e-6)
 
 
 @pytest.mark.parametrize("name", ["tiny.arpa", "tiny.probing.bin", "gzipped"])
@@ -114,7 +112,9 @@ def test_scores_equal_those_of_the_kenlm_package(name: str, tmp_path: Path) -> N
         path = tmp_path / "tiny.arpa.gz"
         path.write_bytes(gzip.compress((DATA / "tiny.arpa").read_bytes()))
     model = load_lm(path)
-    assert model.order == 4 and model.words[:3] == ["<unk>", "<s>", "</s>"] and model.in_vocabulary("naïve")
+    assert model.order == 4
+    assert model.words[:3] == ["<unk>", "<s>", "</s>"]
+    assert model.in_vocabulary("naïve")
     for sentence, whole, inner in json.loads((DATA / "tiny.kenlm-scores.json").read_text(encoding="utf-8"))["scores"]:
         assert model.score(sentence.split()) / math.log(10) == pytest.approx(whole, abs=2e-5)
         assert model.score(sentence.split(), bos=False, eos=False) / math.log(10) == pytest.approx(inner, abs=2e-5)
@@ -132,7 +132,9 @@ def test_the_installed_kenlm_agrees_on_a_fresh_model(tmp_path: Path) -> None:
 def test_word_ids_and_unigrams_agree_between_arpa_and_kenlm() -> None:
     arpa, binary = load_lm(DATA / "tiny.arpa"), load_lm(DATA / "tiny.probing.bin")
     assert sorted(arpa.words) == sorted(binary.words)
-    assert arpa.word_id("unheard") == 0 and not arpa.in_vocabulary("unheard") and not arpa.in_vocabulary("<unk>")
+    assert arpa.word_id("unheard") == 0
+    assert not arpa.in_vocabulary("unheard")
+    assert not arpa.in_vocabulary("<unk>")
     first, second = arpa.unigram_log_probs(), binary.unigram_log_probs()
     for word in arpa.words:
         assert first[arpa.word_id(word)] == pytest.approx(second[binary.word_id(word)], rel=1e-6)
@@ -146,7 +148,9 @@ def test_murmur_hash_equals_kenlms() -> None:
     assert murmur_hash(b"") == 0
 
 
-@pytest.mark.parametrize(("kind", "name"), [(1, "rest-probing"), (2, "trie"), (3, "quantised trie"), (5, "quantised array")])
+@pytest.mark.parametrize(
+    ("kind", "name"), [(1, "rest-probing"), (2, "trie"), (3, "quantised trie"), (5, "quantised array")]
+)
 def test_other_kenlm_kinds_are_refused_with_the_remedy(kind: int, name: str, tmp_path: Path) -> None:
     data = bytearray((DATA / "tiny.probing.bin").read_bytes())
     data[96] = kind  # magic 56, constants 32, order and multiplier 8
@@ -168,7 +172,8 @@ def test_a_kenlm_file_cut_short_anywhere_is_refused(tmp_path: Path) -> None:
 def test_numbers_are_parsed_as_python_does(number: str) -> None:
     data = np.frombuffer(number.encode(), np.uint8)
     value, valid = parse_number(data, 0, len(data))
-    assert valid and np.float32(value) == np.float32(float(number))
+    assert valid
+    assert np.float32(value) == np.float32(float(number))
 
 
 @pytest.mark.parametrize("number", ["", "-", "1.2.3", "abc", "1e", "0x1", "nan", "--1"])
@@ -279,7 +284,8 @@ def test_the_cache_gives_the_same_model_and_survives_damage_and_read_only_folder
     monkeypatch.setenv("SLT_CACHE", str(tmp_path / "cache"))
     assert again.words == first.words
     for ours, theirs in zip(first.tables, again.tables, strict=True):
-        assert np.array_equal(ours, theirs) and theirs.flags.writeable  # one compiled signature for both
+        assert np.array_equal(ours, theirs)
+        assert theirs.flags.writeable
     good = kept.read_bytes()
     for damage in (good[:-1], good[: len(good) // 2], b"", good[:100] + b"\x00" + good[101:], good[:-40] + b"x" * 40):
         kept.write_bytes(damage)
@@ -304,17 +310,21 @@ def test_the_sphinx_model_of_pocketsphinx_sums_to_one_and_is_loaded_from_the_cac
 
     path = pocketsphinx_file("en-us.lm.bin")
     arpa = sphinx_lm.read_sphinx(path)
-    assert len(arpa.words) == 72_548 and len(arpa.ngrams) == 3
+    assert len(arpa.words) == 72_548
+    assert len(arpa.ngrams) == 3
     model = load_lm(path)
-    assert np.exp(model.unigram_log_probs().astype(np.float64))[[0, *range(2, len(model.words))]].sum() == pytest.approx(
-        1.0, abs=1e-3
-    )
+    assert np.exp(model.unigram_log_probs().astype(np.float64))[
+        [0, *range(2, len(model.words))]
+    ].sum() == pytest.approx(1.0, abs=1e-3)
     asked = ["please enter your password", "the cat sat on the mat", "zulu pound key unheardof"]
     ids = [0, 1, 2, *(model.word_id(word) for sentence in asked for word in sentence.split())]
     inside = [np.isin(rows, ids).all(axis=1) for rows in arpa.ngrams]
     part = ArpaModel(
         arpa.words,
-        *([values[kept] for values, kept in zip(lists, inside, strict=True)] for lists in (arpa.ngrams, arpa.log10_p, arpa.log10_b)),
+        *(
+            [values[kept] for values, kept in zip(lists, inside, strict=True)]
+            for lists in (arpa.ngrams, arpa.log10_p, arpa.log10_b)
+        ),
     )
     for sentence in asked:
         assert model.score(sentence.split()) == pytest.approx(brute_force(part, sentence.split()), abs=1e-4)

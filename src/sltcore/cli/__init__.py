@@ -5,6 +5,11 @@ from __future__ import annotations
 
 def main() -> None:
     """Entry point of the `slt` script."""
+    import os
+
+    # pydantic's plugin loader reads the entry points of every installed distribution and stops at the first malformed
+    # file; `slt doctor` must survive what it is asked to find.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
     from sltcore.cli.app import run
 
     run()

@@ -81,3 +81,8 @@ def table(columns: list[str], rows: list[list[Any]]) -> str:
         return "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
     return "\n".join([line(columns), *(line(row) for row in cells)])
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: 1 plugin, 2 plugins."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -5,17 +5,18 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import typer
-@@
 
 from sltcore.cli.console import Console, table
 from sltcore.cli.specs import isolated_registry, spec_file
 from sltcore.errors import SltError, did_you_mean
 from sltcore.plugin import KINDS
 from sltcore.registry import Entry, Registry
+from sltcore.spec.document import dump_document
 
 
 def explain(
@@ -52,10 +53,16 @@ class Origin(NamedTuple):
 def origin_of(target: str) -> Origin:
     """The place and docstring of `"module:attribute"`; the module's own place when it is a file that cannot be parsed."""
     module, _, attribute = target.partition(":")
-    spec = importlib.util.find_spec(module)
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        spec = None
     if spec is None or spec.origin is None:
         raise SltError(f"{target}: module {module} cannot be found; reinstall its distribution")
-    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    try:
+        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    except (SyntaxError, ValueError, OSError):
+        return Origin(spec.origin, 1, "", "")
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == attribute:
             returns = ast.unparse(node.returns) if isinstance(node, ast.FunctionDef) and node.returns else ""
@@ -94,7 +101,7 @@ def implementation_docstring(target: str, origin: Origin) -> str:
     """The docstring of the class that a builder says it returns, found by following its imports in the source."""
     name = origin.returns.strip("\"'").rpartition(".")[2]
     if not name.isidentifier():
-        return ""
+        return ""  # nothing is stated, or the source could not be parsed
     tree = ast.parse(Path(origin.file).read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if (
@@ -165,6 +172,8 @@ def example(kind: str, name: str, config: Any) -> dict[str, Any]:
         default = _default(config, field) if field not in block else None
         if isinstance(default, str | int | float | bool):
             block[field] = default
+    if kind == "metric":
+        return {"metrics": [block]}
     return {kind: block} if kind not in ("quantizer", "accelerator", "adapter") else {"transforms": [block]}
 
 
@@ -173,7 +182,7 @@ def _place(source: str, place: str) -> str:
     from sltcore.spec.load import load_spec, open_source
     from sltcore.spec.overrides import parse_path
     from sltcore.spec.problems import path_text
-    from sltcore.spec.slots import Block, dump_slot
+    from sltcore.spec.slots import Block, Ref, dump_slot
 
     file = spec_file(source)
     document = open_source(file)
@@ -184,7 +193,10 @@ def _place(source: str, place: str) -> str:
     for depth, part in enumerate(path):
         owner = node.config if isinstance(node, Block) else node
         fields = list(getattr(type(owner), "model_fields", {}))
-        if isinstance(part, int) and isinstance(owner, list) and part < len(owner):
+        if isinstance(owner, Mapping):
+            fields = [str(key) for key in owner]
+        in_list = isinstance(owner, list | tuple) and isinstance(part, int) and part < len(owner)
+        if in_list or (isinstance(owner, Mapping) and part in owner):
             node = owner[part]
         elif part in fields:
             node = getattr(owner, str(part))
@@ -196,10 +208,9 @@ def _place(source: str, place: str) -> str:
     mark = document.marks.get(path)
     where = f"{file}:{mark.line}:{mark.column}" if mark else f"default, not written in {file}"
     if isinstance(node, Block):
-        return (
-            f"{place}: {where}\n\n{dump_document(dump_slot(node))}\n{describe(node.entry, registry)}"
-        )
+        return f"{place}: {where}\n\n{dump_document(dump_slot(node))}\n{describe(node.entry, registry)}"
     field = getattr(type(owner), "model_fields", {}).get(path[-1])
     meaning = field.description if field is not None and field.description else ""
     value = node.model_dump(mode="json") if hasattr(node, "model_dump") else node
+    value = dump_slot(value) if isinstance(value, Ref) else value
     return f"{place} = {json.dumps(value, default=str, ensure_ascii=False)}\n{where}\n{meaning}".rstrip()

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sltcore.cli.console import Console, table
+from sltcore.cli.console import Console, counted, table
+from sltcore.cli.readers import reader_differences, strangers
 from sltcore.errors import SltError
 from sltcore.plugin import API_VERSION, ENTRY_POINT_GROUP, KINDS
 from sltcore.registry import Row, probe, scan
+from sltcore.registry.announcements import settings_problems
 
 Folders = Annotated[
     list[Path] | None,
-    typer.Option("--path", metavar="DIR", help="look only into this folder of installed distributions; may repeat"),
+    typer.Option(
+        "--path",
+        metavar="DIR",
+        help="look only into this folder of installed distributions, with both readers; may repeat",
+    ),
 ]
 
 
@@ -29,7 +34,10 @@ def plugins(
     Plugins are loaded in a child process: one that hangs, exits or crashes is stopped after SLT_PLUGIN_TIMEOUT seconds (5).
     SLT_PLUGINS=a,b allows only those (empty: none), SLT_DISABLE=a keeps some out.
     """
-    rows = probe(_folders(path))
+    folders = _folders(path)
+    rows = probe(folders)
+    for problem in settings_problems(scan(folders)):
+        Console().warn(problem)
     if as_json:
         Console().result(json.dumps([row.to_dict() for row in rows], ensure_ascii=False, indent=1))
         return
@@ -42,6 +50,9 @@ def plugins(
     for row in rows:
         if row.problem:
             Console().result(f"{row.plugin}: {row.problem}. Next: {row.remedy}")
+    if folders:
+        for difference in reader_differences(folders):
+            Console().warn(difference)
 
 
 def _folders(path: list[Path] | None) -> list[str] | None:
@@ -50,7 +61,7 @@ def _folders(path: list[Path] | None) -> list[str] | None:
             raise SltError(
                 f"--path {folder}: there is no such folder; give one that holds installed distributions, such as a site-packages"
             )
-    return [str(folder) for folder in path] if path else None
+    return [str(folder.resolve()) for folder in path] if path else None
 
 
 def _cells(row: Row) -> list[str]:
@@ -64,73 +75,24 @@ def doctor(path: Folders = None) -> None:
     Exit code 1 when anything is wrong.
     """
     folders = _folders(path)
-    problems = [*_reader_differences(folders), *_strangers()]
-    rows = probe(folders)
-    problems += [
-        f"{row.plugin} ({row.distribution} {row.version}) is {row.status}: {row.problem}. Next: {row.remedy}"
-        for row in rows
-        if row.problem
-    ]
+    problems = [*settings_problems(scan(folders)), *reader_differences(folders), *strangers(folders)]
+    rows = probe(folders, configs=None)
+    for row in rows:
+        if row.problem:
+            problems.append(
+                f"{row.plugin} ({row.distribution} {row.version}) is {row.status}: {row.problem}. Next: {row.remedy}"
+            )
+        problems += row.faults.values()
     console = Console()
+    components = sum(len(row.components) - len(row.faults) for row in rows if row.usable)
     console.result(
-        f"plugin API {API_VERSION[0]}.{API_VERSION[1]}; {len(rows)} plugins, {sum(len(row.components) for row in rows if row.usable)} components"
+        f"plugin API {API_VERSION[0]}.{API_VERSION[1]}; {counted(len(rows), 'plugin')}, {counted(components, 'component')}"
     )
     for problem in problems:
         console.result(f"- {problem}")
     console.result("nothing is wrong" if not problems else f"{len(problems)} to look at")
     if problems:
         raise typer.Exit(1)
-
-
-def _reader_differences(folders: list[str] | None) -> Iterable[str]:
-    """What `entrypoints` reads and `importlib.metadata` does not, and the other way round."""
-    import warnings
-
-    import entrypoints
-
-    ours = {(found.plugin, found.value.replace(" ", "")): found for found in scan(folders)}
-    theirs: dict[tuple[str, str], list[str]] = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for place in folders or _search_path():
-            try:
-                group = entrypoints.get_group_all(ENTRY_POINT_GROUP, path=[place])
-            except entrypoints.BadEntryPoint as error:
-                yield f"malformed entry point in {place}: {error}; reinstall that distribution"
-                continue
-            except Exception as error:
-                yield f"the metadata in {place} cannot be parsed: {type(error).__name__}: {' '.join(str(error).split())}; reinstall what is there"
-                continue
-            for point in group:
-                value = point.module_name + (f":{point.object_name}" if point.object_name else "")
-                theirs.setdefault((point.name, value), []).append(
-                    f"{getattr(point.distro, 'name', '?')} {getattr(point.distro, 'version', '?')} in {place}"
-                )
-    for key, found in ours.items():
-        for place in found.shadowed:
-            yield f"{found.plugin}: {found.distribution} is installed twice; {found.location} wins over {place}. Next: uninstall one"
-        if key not in theirs:
-            yield f"{found.plugin}: only importlib.metadata finds it (in {found.location}); its entry_points.txt may be malformed. Next: reinstall {found.distribution}"
-    for (name, value), places in theirs.items():
-        if (name, value) not in ours:
-            yield f"{name} = {value}: only the entrypoints reader finds it ({'; '.join(places)}); a stale or shadowed folder. Next: remove it"
-
-
-def _search_path() -> list[str]:
-    import sys
-
-    return [place for place in sys.path if place and Path(place).is_dir()]
-
-
-def _strangers() -> Iterable[str]:
-    """The distribution named `sltcore` on PyPI belongs to somebody else."""
-    from importlib import metadata
-
-    try:
-        version = metadata.version("sltcore")
-    except metadata.PackageNotFoundError:
-        return
-    yield f"distribution 'sltcore' {version} is installed: it is another project's, ours is sltcore-lib. Next: pip uninstall sltcore, then pip install --force-reinstall sltcore-lib"
 
 
 def new_plugin(

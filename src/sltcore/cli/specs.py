@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-@@
 
 from sltcore.cli.console import Console
 from sltcore.errors import SltError, SpecError
 from sltcore.registry import Registry, probe
+from sltcore.spec.document import dump_document
 
 SpecPath = Annotated[str, typer.Argument(metavar="SPEC", help="a spec file or a bundle folder")]
 Settings = Annotated[
@@ -25,9 +27,10 @@ def spec_file(source: str) -> str:
     return str(path / "spec.yaml") if path.is_dir() else source
 
 
-def isolated_registry(names: set[str] | None = None) -> Registry:
-    """A registry of plugins that were loaded in a child process, so that none can take this one down."""
-    return Registry.from_rows(probe(configs=names or ()))
+def isolated_registry(names: Iterable[str] | None = ()) -> Registry:
+    """A registry of plugins that were loaded in a child process, with the configs of the components `names` (None: of
+    all), so that none can take this one down."""
+    return Registry.from_rows(probe(configs=names))
 
 
 def names_in(data: Any) -> set[str]:
@@ -42,12 +45,23 @@ def names_in(data: Any) -> set[str]:
 
 
 def _loaded(source: str, settings: list[str] | None) -> Any:
-    from sltcore.spec.load import load_spec, open_source
+    from sltcore.spec.load import load_spec
+
+    return load_spec(
+        spec_file(source), overrides=settings or [], registry=isolated_registry(_names([source], settings))
+    )
+
+
+def _names(sources: list[str], settings: list[str] | None) -> set[str]:
+    """Every text in some specs that may be a component's name; what cannot be read is reported when it is loaded."""
+    from sltcore.spec.load import open_source
     from sltcore.spec.overrides import apply_overrides
 
-    path = spec_file(source)
-    data, _ = apply_overrides(open_source(path).data, settings or [])
-    return load_spec(path, overrides=settings or [], registry=isolated_registry(names_in(data)))
+    names: set[str] = set()
+    for source in sources:
+        with suppress(SpecError):
+            names |= names_in(apply_overrides(open_source(spec_file(source)).data, settings or [])[0])
+    return names
 
 
 def check(
@@ -55,15 +69,18 @@ def check(
     settings: Settings = None,
 ) -> None:
     """Say everything that is wrong with specs, each problem with file, line and column; exit code 2 when there is any."""
+    from sltcore.spec.load import load_spec
+
+    registry = isolated_registry(_names(spec, settings))
     problems = []
     for source in spec:
         try:
-            _loaded(source, settings)
+            load_spec(spec_file(source), overrides=settings or [], registry=registry)
             Console().say(f"{source}: good")
         except SpecError as error:
             problems.append(str(error))
     if problems:
-        raise SltError("\n".join(problems))
+        raise SpecError("\n".join(problems))
 
 
 def fill(spec: SpecPath, settings: Settings = None) -> None:
@@ -99,14 +116,16 @@ def schema(
     """
     from sltcore.spec.schema import json_schema
 
-    rows = probe()
-    names = {component.name for row in rows if row.usable for component in row.components}
-    text = json.dumps(json_schema(isolated_registry(names)), indent=1, ensure_ascii=False) + "\n"
+    _deliver(json.dumps(json_schema(isolated_registry(None)), indent=1, ensure_ascii=False), out)
+
+
+def _deliver(text: str, out: Path | None) -> None:
+    """Print a result, or write it to a file."""
     if out is None:
         Console().result(text)
         return
     try:
-        out.write_text(text, encoding="utf-8")
+        out.write_text(text if text.endswith("\n") else text + "\n", encoding="utf-8")
     except OSError as error:
         raise SltError(f"{out} cannot be written: {error.strerror}") from None
     Console().say(f"wrote {out}")
@@ -120,19 +139,13 @@ def migrate(
 ) -> None:
     """Bring an old spec to the newest version of the grammar; a new one comes back as it is, comments and all."""
     from sltcore.migrate import CURRENT
-    from sltcore.migrate import migrate as migrated
     from sltcore.spec.document import read_document
+    from sltcore.spec.load import checked_head
 
     document = read_document(spec)
-    version = document.data.get("slt") if isinstance(document.data, dict) else None
-    if isinstance(version, bool) or not isinstance(version, int) or version > CURRENT:
-        raise SpecError(f"{spec}:1:1: slt: expected a version number up to {CURRENT}, got {version!r}")
-    if version == CURRENT:
-        text = spec.read_text(encoding="utf-8")
+    newest = checked_head(document.data, document)
+    if document.data["slt"] == CURRENT:
+        _deliver(document.text, out)
         Console().say(f"{spec} is of the newest version, {CURRENT}")
     else:
-        text = dump_document(migrated(document.data))
-    if out is None:
-        Console().result(text)
-    else:
-        out.write_text(text, encoding="utf-8")
+        _deliver(dump_document(newest), out)

@@ -32,6 +32,8 @@ def scan(path: Iterable[str] | None = None) -> list[Found]:
         if name not in first:
             first[name], places[name] = distribution, place
         elif place != places[name] and place not in shadowed.get(name, ()):
+            if _beside(place, places[name]) and _rank(distribution, place) > _rank(first[name], places[name]):
+                first[name], places[name], place = distribution, place, places[name]
             shadowed.setdefault(name, []).append(place)
     return [
         found
@@ -40,9 +42,7 @@ def scan(path: Iterable[str] | None = None) -> list[Found]:
     ]
 
 
-def _announced(
-    name: str, distribution: metadata.Distribution, shadowed: tuple[str, ...], place: str
-) -> list[Found]:
+def _announced(name: str, distribution: metadata.Distribution, shadowed: tuple[str, ...], place: str) -> list[Found]:
     headers = _headers(distribution)
     about = {
         "distribution": name,
@@ -67,9 +67,7 @@ def _announced(
         elif len(values[plugin]) > 1:
             problem = f"{place}/entry_points.txt announces '{plugin}' {len(values[plugin])} times"
             remedy = "keep one entry point of that name and reinstall it"
-        found.append(
-            Found(plugin, values[plugin][0], **about, shadowed=shadowed, problem=problem, remedy=remedy)
-        )
+        found.append(Found(plugin, values[plugin][0], **about, shadowed=shadowed, problem=problem, remedy=remedy))
     return found
 
 
@@ -140,6 +138,15 @@ def _headers(distribution: metadata.Distribution) -> dict[str, str]:
 
 def _folder_name(distribution: metadata.Distribution) -> str:
     return Path(_place(distribution)).name.partition("-")[0] or "unnamed"
+
+
+def _beside(place: str, other: str) -> bool:
+    return os.path.dirname(place) == os.path.dirname(other)
+
+
+def _rank(distribution: metadata.Distribution, place: str) -> tuple[bool, str]:
+    """Two copies in one folder come in no order of their own: one that is whole wins, then the later name."""
+    return bool(_headers(distribution)), place
 
 
 def _place(distribution: metadata.Distribution) -> str:

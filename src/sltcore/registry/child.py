@@ -21,6 +21,7 @@ def main() -> None:
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 0)
     os.dup2(nowhere, 1)
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # its loader stops at the first malformed entry point
     order = json.loads(_first_line(parent))
     _thread.start_new_thread(_die_with_parent, (parent,))
 

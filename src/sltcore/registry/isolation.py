@@ -111,14 +111,18 @@ def _blame(work: _Work, child: _Child, limit: float) -> None:
     """
     found = next((found for found in work.pending if found.key == child.on), None)
     if found is None:
-        raise PluginError(f"the process that loads plugins ended before it began ({child.why}); is {sys.executable} whole?")
+        raise PluginError(
+            f"the process that loads plugins ended before it began ({child.why}); is {sys.executable} whole?"
+        )
     hung = child.why == "hung"
     if not hung and child.on != child.first:
         work.finish(found.key)
         work.pending.insert(0, found)
         return
     what = "loading its config" if child.config else "loading it"
-    problem = f"{what} took longer than {limit:g} s and was stopped" if hung else f"{what} ended the process ({child.why})"
+    problem = (
+        f"{what} took longer than {limit:g} s and was stopped" if hung else f"{what} ended the process ({child.why})"
+    )
     remedy = f"set SLT_DISABLE={found.plugin}, or " + (
         "SLT_PLUGIN_TIMEOUT to more seconds" if hung else f"mend or update it (pip install -U {found.distribution})"
     )

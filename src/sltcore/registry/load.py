@@ -211,7 +211,9 @@ def _register(row: Row, found: Found, module: ModuleType, manager: pluggy.Plugin
     junk = junk or _collect(manager, module, "slt_commands", Command, commands)
     if junk:
         _forget(manager, found)
-        return _broken(row, junk, f"compare it with sltcore.plugin.{'Command' if 'slt_commands' in junk else 'Component'}")
+        return _broken(
+            row, junk, f"compare it with sltcore.plugin.{'Command' if 'slt_commands' in junk else 'Component'}"
+        )
     for what, names in (
         ("component", [f"{component.kind}/{component.name}" for component in components]),
         ("command", [command.name for command in commands]),
@@ -269,7 +271,9 @@ def _collect(manager: pluggy.PluginManager, module: ModuleType, hook: str, kind:
             if index == MAX_ANSWERS:
                 return f"{hook} returned more than {MAX_ANSWERS} items"
             if not isinstance(answer, kind):
-                return f"{hook} returned a list whose item {index} is a {type(answer).__name__}, expected {kind.__name__}"
+                return (
+                    f"{hook} returned a list whose item {index} is a {type(answer).__name__}, expected {kind.__name__}"
+                )
             for name, value in vars(answer).items():
                 wanted: type = str if name in _TEXTS else int if name == "version" else object
                 if not isinstance(value, wanted):

@@ -144,7 +144,7 @@ class Registry:
                 return f"{what} '{shown}' is declared by {_sick(row)}"
         for kind in kinds:
             publisher = distribution_of(kind, plain)
-            if publisher is None or distribution not in ('', publisher):
+            if publisher is None or distribution not in ("", publisher):
                 continue
             for row in self.rows:
                 if row.distribution == publisher and not row.usable:

@@ -6,6 +6,7 @@ Tags, several documents, repeated keys, keys that are not strings, and alias bom
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,12 @@ _OCT = re.compile(r"0o[0-7]+")
 _HEX = re.compile(r"0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _INFINITE = re.compile(r"[-+]?\.(inf|Inf|INF)")
+_BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 _NAN = frozenset((".nan", ".NaN", ".NAN"))
 
 
@@ -40,11 +47,12 @@ class Mark(NamedTuple):
 
 
 class Document(NamedTuple):
-    """Parsed text: `data` of dicts, lists and scalars, and where each path begins."""
+    """Parsed text: `data` of dicts, lists and scalars, and where each path begins; `text` as it was written."""
 
     data: Any
     marks: dict[PathKey, Mark]
     name: str
+    text: str = ""
 
     def mark(self, path: PathKey) -> Mark:
         """The place of a path, or of the nearest parent that stands in the text."""
@@ -134,16 +142,15 @@ def resolve(text: str) -> Any:
 
 
 def _decoded(data: bytes, name: str) -> str:
-    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    encoding = next((codec for mark, codec in _BYTE_ORDER_MARKS if data.startswith(mark)), "utf-8-sig")
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
-        before = data[: error.start]
-        line = before.count(b"\n") + 1
-        column = error.start - (before.rfind(b"\n") + 1) + 1
+        before = data[: error.start].decode(encoding, "ignore")
+        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+        what = encoding.upper().removesuffix("-SIG")
         raise SpecError(
-            f"{name}:{line}:{column}: byte 0x{data[error.start]:02x} is not {encoding.upper().removesuffix('-SIG')}; "
-            "save the file as UTF-8"
+            f"{name}:{line}:{column}: byte 0x{data[error.start]:02x} is not {what}; save the file as UTF-8"
         ) from None
 
 
@@ -199,7 +206,7 @@ class _Reader:
         except (yaml.YAMLError, ValueError, OverflowError) as error:
             # PyYAML turns escapes such as "\\U00110000" and %YAML 9…9 into numbers without a check of its own.
             self._fail(*self.last, f"not YAML, at or after this place: {' '.join(str(error).split())[:200]}")
-        return Document(data, self.marks, self.name)
+        return Document(data, self.marks, self.name, self.text)
 
     def _fail(self, line: int, column: int, message: str) -> None:
         raise SpecError(f"{self.name}:{line}:{column}: {message}") from None

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
-from sltcore.errors import SpecError, did_you_mean
-from sltcore.migrate import migrate
+from sltcore.errors import SpecError, did_you_mean, nearest
+from sltcore.migrate import MIGRATIONS, migrate
 from sltcore.spec.document import MAX_DEPTH, Document, Mark, PathKey, parse_document, read_document
 from sltcore.spec.grammar import RUNNABLE_KINDS, SPEC_KINDS, SPEC_VERSION, PipelineSpec
 from sltcore.spec.overrides import apply_overrides
@@ -49,7 +49,7 @@ def load_spec(
         folder = Path(source).resolve().parent if isinstance(source, str | Path) else None
     settings = tuple(overrides)
     data, replaced = apply_overrides(document.data, settings)
-    data = _checked_head(data, document, replaced)
+    data = checked_head(data, document, replaced)
     context = {"registry": registry, "folder": folder}
     try:
         model = PipelineSpec.model_validate(data, context=context)
@@ -84,8 +84,11 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{shown(value)} is a {type(value).__name__}")
 
 
-def _checked_head(data: Any, document: Document, replaced: Mapping[PathKey, str]) -> dict[str, Any]:
-    """The first two keys decide what the rest means, so they are checked before anything else."""
+def checked_head(data: Any, document: Document, replaced: Mapping[PathKey, str] = {}) -> dict[str, Any]:
+    """`data` brought to the newest version. Its first two keys decide what the rest means, so they come first.
+
+    **Raises** `SpecError` for a wrong version or kind, and for an old spec that cannot be brought to the newest version.
+    """
     if not isinstance(data, dict):
         raise spec_error(
             [Problem((), f"a spec is a map that begins with `slt: {SPEC_VERSION}`, got {shown(data)}")], document
@@ -93,8 +96,11 @@ def _checked_head(data: Any, document: Document, replaced: Mapping[PathKey, str]
     problems = []
     version = data.get("slt")
     if "slt" not in data:
-        near = did_you_mean("slt", [key for key in data if isinstance(key, str)])
-        problems.append(Problem((), f"the spec's version is missing; begin with `slt: {SPEC_VERSION}`.{near}"))
+        near = nearest("slt", data)
+        meant = f" Did you mean 'slt' by {shown(near)}?" if near else ""
+        problems.append(
+            Problem((near,) if near else (), f"the spec's version is missing; begin with `slt: {SPEC_VERSION}`.{meant}")
+        )
     elif isinstance(version, bool) or not isinstance(version, int):
         problems.append(Problem(("slt",), f"expected the version number {SPEC_VERSION}, got {shown(version)}"))
     elif version > SPEC_VERSION:
@@ -104,6 +110,8 @@ def _checked_head(data: Any, document: Document, replaced: Mapping[PathKey, str]
                 f"version {version} is newer than this sltcore reads ({SPEC_VERSION}). Next: pip install -U sltcore-lib",
             )
         )
+    elif version < SPEC_VERSION and version not in MIGRATIONS:
+        problems.append(Problem(("slt",), f"there is no version {version}; write slt: {SPEC_VERSION}"))
     kind = data.get("kind")
     if kind not in RUNNABLE_KINDS:
         choices = ", ".join(RUNNABLE_KINDS)

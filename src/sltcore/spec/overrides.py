@@ -12,7 +12,9 @@ from sltcore.errors import SpecError
 from sltcore.spec.document import PathKey, parse_value
 from sltcore.spec.problems import path_text, shown, shown_setting
 
-_PART = re.compile(r'(?P<dot>\.?)(?:(?P<name>[A-Za-z_][\w-]*)|(?P<index>\d{1,6}))|\[(?:(?P<place>\d{1,6})|(?P<quoted>"(?:[^"\\]|\\.)*"))\]')
+_PART = re.compile(
+    r'(?P<dot>\.?)(?:(?P<name>[A-Za-z_][\w-]*)|(?P<index>\d{1,6}))|\[(?:(?P<place>\d{1,6})|(?P<quoted>"(?:[^"\\]|\\.)*"))\]'
+)
 
 
 def parse_path(text: str) -> PathKey:
@@ -40,7 +42,9 @@ def _leading_path(text: str) -> tuple[PathKey, str]:
         if not bracket and bool(match["dot"]) != bool(position):
             break  # a dot stands between parts and only there
         try:
-            parts.append(json.loads(match["quoted"]) if match["quoted"] else match["name"] or int(bracket or match["index"]))
+            parts.append(
+                json.loads(match["quoted"]) if match["quoted"] else match["name"] or int(bracket or match["index"])
+            )
         except ValueError:
             break
         position = match.end()
@@ -83,11 +87,11 @@ def _replace(data: Any, path: PathKey, value: Any, shown_as: str) -> None:
         where = path_text(path[: depth + 1])
         if isinstance(part, int):
             if not isinstance(node, list):
-                raise SpecError(f"{shown_as}: {path_text(path[:depth]) or 'the spec'} is no list, so it has no place [{part}]")
-            if part > len(node) or (part == len(node) and not last):
                 raise SpecError(
-                    f"{shown_as}: {path_text(path[:depth])} has {len(node)} entries, there is no [{part}]"
+                    f"{shown_as}: {path_text(path[:depth]) or 'the spec'} is no list, so it has no place [{part}]"
                 )
+            if part > len(node) or (part == len(node) and not last):
+                raise SpecError(f"{shown_as}: {path_text(path[:depth])} has {len(node)} entries, there is no [{part}]")
             if last and part == len(node):
                 node.append(value)
                 return

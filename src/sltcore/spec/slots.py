@@ -144,7 +144,9 @@ class Slot:
         if not isinstance(value, Mapping):
             raise _problem(
                 "",
-                f"expected {'an' if what[0] in 'aeo' else 'a'} {what}, as {{use: NAME}} or a bare name" if self.kinds else "expected {ref: PATH}",
+                f"expected {'an' if what[0] in 'aeo' else 'a'} {what}, as {{use: NAME}} or a bare name"
+                if self.kinds
+                else "expected {ref: PATH}",
                 value,
             )
         if "ref" in value:

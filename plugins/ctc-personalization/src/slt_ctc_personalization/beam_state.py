@@ -8,11 +8,27 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from slt_ctc_personalization.candidates import Beam, Scratch
 from slt_ctc_personalization.compiled import compile_kernel, first_call
-from slt_ctc_personalization.kernel import Beam, Scratch
 from slt_ctc_personalization.prefix_tree import (
-    CHILD, CONTROL_INTS, FLAGS, FRAME, FREE, KEY, LEFT, LM, NEXT, NODE_FLOATS,
-    NODE_INTS, PARENT, PHRASE, PREVIOUS, ROOT, ROOT_KEY, SIZE, SLOT, USED, move_root,
+    CHILD,
+    CONTROL_INTS,
+    FLAGS,
+    FRAME,
+    FREE,
+    KEY,
+    LEFT,
+    LM,
+    NEXT,
+    NODE_FLOATS,
+    NODE_INTS,
+    PARENT,
+    PHRASE,
+    PREVIOUS,
+    ROOT_KEY,
+    SIZE,
+    USED,
+    move_root,
 )  # fmt: skip
 from sltcore.errors import DataError
 
@@ -51,31 +67,51 @@ def trace_rows(nodes: npt.NDArray[np.int64], node: int, out: npt.NDArray[np.int6
     return count
 
 
-
 class BeamState:
     """Hypotheses, their tree, and the settled beginning of the transcript that has left the tree."""
 
-    def __init__(self, beam: int, labels: int, *, phrase: int, lm: int, absorbs: bool, rows_per_candidate: int = 1) -> None:
+    def __init__(
+        self, beam: int, labels: int, *, phrase: int, lm: int, absorbs: bool, rows_per_candidate: int = 1
+    ) -> None:
         candidates = 3 * beam + 8
         rows = 4 * candidates * rows_per_candidate
-        control = np.zeros(CONTROL_INTS, np.int64)
-        control[[FREE, USED, ROOT, LEFT, SIZE]] = -1, 1, 0, rows - 1, 1
-        nodes = np.zeros((rows, NODE_INTS), np.int64)
-        nodes[0, [PARENT, CHILD, NEXT, PREVIOUS, KEY]] = -1, -1, -1, -1, ROOT_KEY
-        nodes[0, [LM, PHRASE, FLAGS, SLOT]] = lm, phrase, int(absorbs), 0
-        numbers = np.zeros((rows, NODE_FLOATS))
         masses = np.full((3, beam), -np.inf)
-        masses[0, 0] = masses[2, 0] = 0.0
-        places = np.zeros(beam, np.int64)
-        self.beam = Beam(nodes, numbers, control, places, *masses)
+        self.beam = Beam(
+            np.zeros((rows, NODE_INTS), np.int64),
+            np.zeros((rows, NODE_FLOATS)),
+            np.zeros(CONTROL_INTS, np.int64),
+            np.zeros(beam, np.int64),
+            *masses,
+        )
         self.scratch = Scratch(
-            np.zeros(candidates, np.int64),
-            *(np.zeros(candidates) for _ in range(5)),
+            node=np.zeros(candidates, np.int64),
+            blank=np.zeros(candidates),
+            label=np.zeros(candidates),
+            total=np.zeros(candidates),
+            score=np.zeros(candidates),
+            copy=np.zeros(candidates),
             tokens=np.zeros(labels, np.int64),
+            seen=np.zeros(4 << (2 * beam).bit_length(), np.int64),
             stamp=np.full(labels, -1, np.int64),
         )
-        self.settled: list[npt.NDArray[np.int64]] = []
         self._out = np.zeros(COMMIT_ROWS, np.int64)
+        self.reset(phrase=phrase, lm=lm, absorbs=absorbs)
+
+    def reset(self, *, phrase: int, lm: int, absorbs: bool) -> None:
+        """Back to before the first frame, keeping the memory."""
+        beam = self.beam
+        beam.control[:] = 0
+        beam.control[FREE], beam.control[USED], beam.control[LEFT], beam.control[SIZE] = -1, 1, len(beam.nodes) - 1, 1
+        root = beam.nodes[0]
+        root[:] = 0
+        root[PARENT] = root[CHILD] = root[NEXT] = root[PREVIOUS] = root[KEY] = -1
+        root[PHRASE], root[LM], root[FLAGS] = phrase, lm, int(absorbs)
+        beam.numbers[0] = 0.0
+        beam.node[0] = 0
+        beam.blank[0], beam.label[0], beam.total[0] = 0.0, -np.inf, 0.0
+        self.scratch.seen[:] = 0
+        self.scratch.stamp[:] = -1
+        self.settled: list[npt.NDArray[np.int64]] = []
 
     @property
     def frames(self) -> int:
@@ -126,5 +162,6 @@ class BeamState:
         added = len(nodes)
         self.beam.control[LEFT] += added
         self.beam = self.beam._replace(
-            nodes=np.concatenate([nodes, np.zeros_like(nodes)]), numbers=np.concatenate([numbers, np.zeros_like(numbers)])
+            nodes=np.concatenate([nodes, np.zeros_like(nodes)]),
+            numbers=np.concatenate([numbers, np.zeros_like(numbers)]),
         )

@@ -20,6 +20,7 @@ distribution below the 1-grams. Deviations: texts too small for the formulas tak
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -109,7 +110,7 @@ def estimate(
 
 def _thresholds(prune: Sequence[int], order: int) -> list[int]:
     values = list(prune) or [0]
-    if values[0] != 0 or any(b < a for a, b in zip(values, values[1:], strict=False)):
+    if values[0] != 0 or any(b < a for a, b in itertools.pairwise(values)):
         raise DataError(f"prune is {values}; it must begin with 0 (every word is listed) and never fall.")
     return [values[min(index, len(values) - 1)] for index in range(order)]
 

@@ -24,9 +24,7 @@ def english_lm() -> NgramModel:
     """
     model = load_lm(pocketsphinx_file(LM_FILE))
     listed = set(model.words)
-    words = [
-        word[0] if len(word) == 2 and word[1] == "." and word[0] not in listed else word for word in model.words
-    ]
+    words = [word[0] if len(word) == 2 and word[1] == "." and word[0] not in listed else word for word in model.words]
     return NgramModel(words, model.order, model.tables, source=LM_SOURCE)
 
 
@@ -39,7 +37,7 @@ def frequent_words(
     """
     ranks = np.argsort(-model.unigram_log_probs(), kind="stable")
     words = (model.words[index] for index in ranks)
-    found = [word for word in words if word in dictionary or f"{word}." in dictionary and len(word) == 1]
+    found = [word for word in words if word in dictionary or (f"{word}." in dictionary and len(word) == 1)]
     if not found:
         raise DataError("no word of the language model is in the dictionary; check their spelling (upper, lower case).")
     return found[:size]

@@ -1,99 +1,49 @@
 """The compiled search over labels: CTC prefix beam search with a language model and phrases, without a lexicon."""
 
+# mypy: disable-error-code="no-untyped-def"
+# (numba takes the types from the call; annotations of tables in every function would say nothing more.)
+
 from __future__ import annotations
 
-from typing import NamedTuple
-
-import numpy as np
-import numpy.typing as npt
-
-from slt_ctc_personalization.compiled import compile_kernel, copied_function, inline_function
-from slt_ctc_personalization.lexicon_trie import COUNT, FIRST, LABEL, TrieTables, find_child
-from slt_ctc_personalization.ngram import NgramTables, ngram_end, ngram_step
-from slt_ctc_personalization.phrases import PhraseTables, go_to
-from slt_ctc_personalization.prefix_tree import (
-    ABSORBS, BASE, CHILD, DONE, EARNED, EXTRA, FLAGS, FRAME, FUSED, KEY, LAST, LEFT, LM, NONEMPTY, PARENT, PHRASE, ROOT,
-    SIZE, SLOT, SPELL, START, add_node, child_by_key, kth_largest, log_add, release,
+from slt_ctc_personalization.candidates import (
+    BOUNDARY_EDGES,
+    INFINITY,
+    NO_EDGES,
+    NO_LM,
+    STARTS_WORD,
+    TOKEN_LM,
+    WORD_LM,
+    admit_tokens,
+    arrive,
+    stay,
+    survive,
+    thin_out,
 )  # fmt: skip
-
-NO_LM, WORD_LM, TOKEN_LM = 0, 1, 2
-NO_EDGES, BOUNDARY_EDGES, MARK_EDGES = 0, 1, 2
-EXCLUDED, STARTS_WORD = 1, 2
-INFINITY = np.inf
-
-
-class Options(NamedTuple):
-    """Settings as plain numbers: ids, sizes, and natural-log weights."""
-
-    blank: int
-    boundary: int
-    edges: int
-    lm_unit: int
-    beam: int
-    look_ahead: int
-    start_phrase: int
-    token_min: float
-    prune: float
-    lm_weight: float
-    word_bonus: float
-    unknown: float
-
-
-class LabelTables(NamedTuple):
-    """Per label: `kind` flags, characters `chars[char_start[v] : char_start[v + 1]]`, word id in a model over labels."""
-
-    kind: npt.NDArray[np.int64]
-    char_start: npt.NDArray[np.int64]
-    chars: npt.NDArray[np.int64]
-    lm_word: npt.NDArray[np.int64]
-
-
-class Beam(NamedTuple):
-    """The living hypotheses: tree (`nodes`, `numbers`, `control`) and, for each, its node and its two masses.
-
-    `blank`, `label`, `total` [k]: ln of the probability of all alignments that end in blank, in a label, in either.
-    """
-
-    nodes: npt.NDArray[np.int64]
-    numbers: npt.NDArray[np.float64]
-    control: npt.NDArray[np.int64]
-    node: npt.NDArray[np.int64]
-    blank: npt.NDArray[np.float64]
-    label: npt.NDArray[np.float64]
-    total: npt.NDArray[np.float64]
-
-
-class Scratch(NamedTuple):
-    """One frame's candidates: node, masses and their sum, score, a copy to select from; admitted labels and who has tried a label."""
-
-    node: npt.NDArray[np.int64]
-    blank: npt.NDArray[np.float64]
-    label: npt.NDArray[np.float64]
-    total: npt.NDArray[np.float64]
-    score: npt.NDArray[np.float64]
-    copy: npt.NDArray[np.float64]
-    tokens: npt.NDArray[np.int64]
-    stamp: npt.NDArray[np.int64]
-
-
-@inline_function
-def admit_tokens(row, options, labels, tokens):
-    """Labels above the threshold, or the likeliest: (how many, the largest value left out, the largest of all)."""
-    size, rest, rest_label, top = 0, -INFINITY, -1, row[options.blank]
-    for label in range(row.shape[0]):
-        value = row[label]
-        if label == options.blank or labels.kind[label] & EXCLUDED:
-            continue
-        if value >= options.token_min and value > -INFINITY:
-            tokens[size] = label
-            size += 1
-            top = max(top, value)
-        elif value > rest:
-            rest, rest_label = value, label
-    if size == 0 and rest > row[options.blank]:
-        tokens[0] = rest_label
-        size = 1
-    return size, rest, max(top, rest)
+from slt_ctc_personalization.compiled import compile_kernel, copied_function, inline_function
+from slt_ctc_personalization.lexicon_trie import COUNT, FIRST, LABEL, find_child
+from slt_ctc_personalization.ngram import ngram_end, ngram_start, ngram_step
+from slt_ctc_personalization.phrases import go_to
+from slt_ctc_personalization.prefix_tree import (
+    ABSORBS,
+    BASE,
+    DONE,
+    EARNED,
+    EXTRA,
+    FLAGS,
+    FRAME,
+    FUSED,
+    KEY,
+    LEFT,
+    LM,
+    NONEMPTY,
+    PARENT,
+    PHRASE,
+    SIZE,
+    SPELL,
+    add_node,
+    child_by_key,
+    log_add,
+)  # fmt: skip
 
 
 @inline_function
@@ -212,120 +162,6 @@ def new_prefix(beam, options, labels, spellings, extra, phrases, lm, parent, lab
     return node
 
 
-@inline_function
-def stay(beam, scratch, options, row, both):
-    """All hypotheses one frame later without a new label; returns a lower bound of the best score."""
-    nodes, top = beam.nodes, -INFINITY
-    for index in range(beam.control[SIZE]):
-        node = beam.node[index]
-        if nodes[node, FLAGS] & ABSORBS:
-            silent, spoken = beam.total[index] + both, -INFINITY
-        else:
-            silent, spoken = beam.total[index] + row[options.blank], -INFINITY
-            if nodes[node, KEY] >= 0:
-                spoken = beam.label[index] + row[nodes[node, KEY]]
-                if spoken > silent:
-                    nodes[node, LAST] = beam.control[FRAME]
-        scratch.node[index], scratch.blank[index], scratch.label[index] = node, silent, spoken
-        top = max(top, max(silent, spoken) + beam.numbers[node, FUSED])
-    return top
-
-
-@copied_function
-def arrive(beam, scratch, node, mass, size):
-    """Add the mass of a new label to the candidate of `node`; returns the number of candidates."""
-    nodes = beam.nodes
-    slot = nodes[node, SLOT]
-    if slot < 0:
-        slot = size
-        nodes[node, SLOT] = slot
-        scratch.node[slot], scratch.blank[slot], scratch.label[slot] = node, -INFINITY, -INFINITY
-        size += 1
-    if nodes[node, KEY] >= 0 and nodes[node, CHILD] < 0 and mass > max(scratch.blank[slot], scratch.label[slot]):
-        nodes[node, START] = beam.control[FRAME]
-        nodes[node, LAST] = beam.control[FRAME]
-    if nodes[node, FLAGS] & ABSORBS:
-        scratch.blank[slot] = log_add(scratch.blank[slot], mass)
-    else:
-        scratch.label[slot] = log_add(scratch.label[slot], mass)
-    return size
-
-
-@inline_function
-def score_candidates(beam, scratch, low, high):
-    """Scores of the candidates `low ... high - 1`, and the best."""
-    best = -INFINITY
-    for slot in range(low, high):
-        scratch.total[slot] = log_add(scratch.blank[slot], scratch.label[slot])
-        scratch.score[slot] = scratch.total[slot] + beam.numbers[scratch.node[slot], FUSED]
-        best = max(best, scratch.score[slot])
-    return best
-
-
-@inline_function
-def thin_out(beam, scratch, options, low, size, least):
-    """Keep the best `beam` of the new candidates `low ... size - 1`; returns (their end, the least score kept or given)."""
-    score_candidates(beam, scratch, low, size)
-    count = size - low
-    for slot in range(count):
-        scratch.copy[slot] = scratch.score[low + slot]
-    kth = kth_largest(scratch.copy, count, options.beam)
-    end = low
-    for slot in range(low, size):
-        node = scratch.node[slot]
-        if scratch.score[slot] >= kth and end - low < options.beam:
-            scratch.node[end], scratch.blank[end], scratch.label[end] = node, scratch.blank[slot], scratch.label[slot]
-            beam.nodes[node, SLOT] = end
-            end += 1
-        else:
-            beam.nodes[node, SLOT] = -1
-            release(beam.nodes, beam.control, node)
-    return end, max(least, kth)
-
-
-@inline_function
-def swap_first(beam, index):
-    """Put hypothesis `index` first: what the best one reaches limits what is worth trying for the others."""
-    if index < beam.control[SIZE]:
-        beam.node[0], beam.node[index] = beam.node[index], beam.node[0]
-        beam.blank[0], beam.blank[index] = beam.blank[index], beam.blank[0]
-        beam.label[0], beam.label[index] = beam.label[index], beam.label[0]
-        beam.total[0], beam.total[index] = beam.total[index], beam.total[0]
-        beam.nodes[beam.node[index], SLOT] = index
-        beam.nodes[beam.node[0], SLOT] = 0
-
-
-@inline_function
-def survive(beam, scratch, options, size):
-    """The best candidates become the beam; the nodes of the others are freed."""
-    best = score_candidates(beam, scratch, 0, size)
-    least = best + options.prune
-    count = 0
-    for slot in range(size):
-        if scratch.score[slot] >= least and scratch.score[slot] > -INFINITY:
-            scratch.copy[count] = scratch.score[slot]
-            count += 1
-    if count > options.beam:
-        least = kth_largest(scratch.copy, count, options.beam)
-    kept, first = 0, 0
-    for slot in range(size):
-        node = scratch.node[slot]
-        if scratch.score[slot] == best:
-            first = kept
-        if kept < options.beam and scratch.score[slot] >= least and scratch.score[slot] > -INFINITY:
-            beam.node[kept], beam.blank[kept], beam.label[kept] = node, scratch.blank[slot], scratch.label[slot]
-            beam.total[kept] = scratch.total[slot]
-            beam.nodes[node, SLOT] = kept
-            kept += 1
-        else:
-            beam.nodes[node, SLOT] = -1
-    beam.control[SIZE] = kept
-    swap_first(beam, first)
-    for slot in range(size):
-        if beam.nodes[scratch.node[slot], SLOT] < 0:
-            release(beam.nodes, beam.control, scratch.node[slot])
-
-
 @copied_function
 def gain_of(options, labels, label):
     """The most that a label can add to a score beside phrases: bonuses for the word it ends, and for the one it begins."""
@@ -367,7 +203,11 @@ def expected_labels(beam, scratch, options, phrases, row, edge, index, tokens, r
     for place in range(tokens):
         scratch.stamp[scratch.tokens[place]] = trial
     while state > 0 and phrases.span[state] > 0:
-        place, stop, behind_edge = phrases.rows[state, FIRST], phrases.rows[state, FIRST] + phrases.rows[state, COUNT], -1
+        place, stop, behind_edge = (
+            phrases.rows[state, FIRST],
+            phrases.rows[state, FIRST] + phrases.rows[state, COUNT],
+            -1,
+        )
         while place < stop:
             label, credit = phrases.rows[place, LABEL], phrases.credit[place]
             if label == edge and options.edges == BOUNDARY_EDGES:
@@ -393,7 +233,7 @@ def search_labels(log_probs, begin, end, options, labels, spellings, extra, phra
     It stops early, for the caller to enlarge the tree, when a frame might not fit; the result does not depend on that.
     Returns -1 - frame when a frame gives no label any probability.
     """
-    nodes, numbers, control = beam.nodes, beam.numbers, beam.control
+    nodes, control = beam.nodes, beam.control
     capacity = scratch.node.shape[0]
     edge = labels.kind.shape[0]
     for frame in range(begin, end):
@@ -423,7 +263,7 @@ def search_labels(log_probs, begin, end, options, labels, spellings, extra, phra
                     beam, scratch, options, labels, spellings, extra, phrases, lm, index, label, row[label],
                     phrases.reach[nodes[node, PHRASE]], size, least,
                 )  # fmt: skip
-        survive(beam, scratch, options, size)
+        survive(beam, scratch, options, phrases, 1, first_new, size)
         control[FRAME] += 1
     return end
 
@@ -458,3 +298,9 @@ def finish_labels(options, labels, spellings, extra, phrases, lm, beam, final_no
         else:
             final_score[place] = log_add(final_score[place], score)
     return count
+
+
+@compile_kernel
+def first_lm_state(lm):
+    """The language model's state before the first word."""
+    return ngram_start(lm)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from slt_ctc_personalization import kernel
+from slt_ctc_personalization import candidates, kernel
 from slt_ctc_personalization.beam_state import BeamState, Clock
 from slt_ctc_personalization.compiled import first_call
-from slt_ctc_personalization.lexicon_trie import EMPTY_TRIE, build_trie, child_of
-from slt_ctc_personalization.ngram import ngram_start
+from slt_ctc_personalization.lexicon_trie import EMPTY_TRIE, TrieTables, build_trie, child_of
 from slt_ctc_personalization.phrases import Phrase, build_automaton
 from slt_ctc_personalization.prefix_tree import FUSED, KEY, LAST, SIZE, START
 from slt_ctc_personalization.settings import PhraseTable, Settings, int64, no_model, spelled_words
@@ -25,33 +25,34 @@ class LabelEngine:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.lm = no_model() if settings.lm is None else settings.lm.tables
-        self._unit = kernel.NO_LM if settings.lm is None else kernel.WORD_LM
+        self._unit = candidates.NO_LM if settings.lm is None else candidates.WORD_LM
         if settings.lm is not None and (settings.lm_unit == "token" or not settings.knows_words):
-            self._unit = kernel.TOKEN_LM
-        self._edges = kernel.NO_EDGES
+            self._unit = candidates.TOKEN_LM
+        self._first_lm = int(first_call(kernel.first_lm_state, self.lm)) if settings.lm is not None else 0
+        self._edges = candidates.NO_EDGES
         if settings.knows_words:
-            self._edges = kernel.MARK_EDGES if settings.word_boundary is None else kernel.BOUNDARY_EDGES
+            self._edges = candidates.MARK_EDGES if settings.word_boundary is None else candidates.BOUNDARY_EDGES
         self.texts = texts = [settings.characters(label) for label in range(len(settings.labels))]
         self._alphabet = {character: index for index, character in enumerate(sorted(set("".join(texts))))}
         self.label_tables = self._describe_labels(texts)
-        self.spellings = self._spell_vocabulary() if self._unit == kernel.WORD_LM else EMPTY_TRIE
+        self.spellings = self._spell_vocabulary() if self._unit == candidates.WORD_LM else EMPTY_TRIE
 
-    def _describe_labels(self, texts: Sequence[str]) -> kernel.LabelTables:
+    def _describe_labels(self, texts: Sequence[str]) -> candidates.LabelTables:
         settings = self.settings
         kind = np.zeros(len(texts), np.int64)
         for label in range(len(texts)):
-            kind[label] = kernel.EXCLUDED * (label in settings.excluded)
-            kind[label] |= kernel.STARTS_WORD * (settings.marks_words and settings.starts_word(label))
+            kind[label] = candidates.EXCLUDED * (label in settings.excluded)
+            kind[label] |= candidates.STARTS_WORD * (settings.marks_words and settings.starts_word(label))
         lm = settings.lm
-        use_lm = lm is not None and self._unit == kernel.TOKEN_LM
-        return kernel.LabelTables(
+        use_lm = lm is not None and self._unit == candidates.TOKEN_LM
+        return candidates.LabelTables(
             kind,
             int64([0, *np.cumsum([len(text) for text in texts])]),
             int64([self._alphabet[character] for text in texts for character in text]),
             int64([lm.word_id(label) if use_lm and lm is not None else 0 for label in settings.labels]),
         )
 
-    def _spell_vocabulary(self) -> kernel.TrieTables:
+    def _spell_vocabulary(self) -> TrieTables:
         lm = self.settings.lm
         assert lm is not None
         paths, words = spelled_words(lm.words[3:], self._alphabet)
@@ -73,20 +74,22 @@ class LabelEngine:
         patterns, bonuses, words = [], [], set()
         for phrase in phrases:
             if not phrase.paths:
-                raise VocabularyError(f"phrase {phrase.text!r} has no label paths; give one path or more, or use a lexicon")
+                raise VocabularyError(
+                    f"phrase {phrase.text!r} has no label paths; give one path or more, or use a lexicon"
+                )
             for path in phrase.paths:
                 patterns.append(self._pattern(path))
                 bonuses.append(phrase.bonus)
                 words.update(self._texts(path))
-        counts = self._edges == kernel.BOUNDARY_EDGES
+        counts = self._edges == candidates.BOUNDARY_EDGES
         tables = build_automaton(patterns, bonuses, edge=edge, edge_counts=counts)
         extra = EMPTY_TRIE
-        if words and self._unit == kernel.WORD_LM:
+        if words and self._unit == candidates.WORD_LM:
             paths, ids = spelled_words(sorted(words), self._alphabet)
             extra = build_trie(paths, ids)
         start = max(int(child_of(tables, 0, edge)), 0) if self._edges else 0
         longest = int(tables.span.max()) + 1
-        return PhraseTable(tuple(phrases), settings, tables, extra, start, longest)
+        return PhraseTable(tuple(phrases), settings, tables, extra, start, longest, self.options(start))
 
     def _texts(self, path: Sequence[int]) -> list[str]:
         groups = self.settings.words(path)
@@ -104,17 +107,18 @@ class LabelEngine:
             pattern.append(edge)
         return pattern
 
-    def options(self, table: PhraseTable) -> kernel.Options:
-        """The kernel's settings for one phrase table."""
+    def options(self, start: int) -> candidates.Options:
+        """The kernel's settings, for phrases that start in a state."""
         settings = self.settings
-        return kernel.Options(
+        return candidates.Options(
             blank=settings.blank,
             boundary=-1 if settings.word_boundary is None else settings.word_boundary,
             edges=self._edges,
             lm_unit=self._unit,
             beam=settings.beam,
             look_ahead=int(settings.look_ahead),
-            start_phrase=table.start,
+            single=int(settings.n_best == 1),
+            start_phrase=start,
             token_min=float(settings.token_min_log_prob),
             prune=float(settings.beam_prune_log_prob),
             lm_weight=float(settings.lm_weight),
@@ -125,14 +129,19 @@ class LabelEngine:
     def open(self, table: PhraseTable) -> BeamState:
         """The state before the first frame."""
         settings = self.settings
-        start = int(ngram_start(self.lm))
-        absorbs = self._edges == kernel.BOUNDARY_EDGES
-        return BeamState(settings.beam, len(settings.labels), phrase=table.start, lm=start, absorbs=absorbs)
+        return BeamState(settings.beam, len(settings.labels), **self._start(table))
+
+    def reset(self, state: BeamState, table: PhraseTable) -> None:
+        """Back to the state before the first frame."""
+        state.reset(**self._start(table))
+
+    def _start(self, table: PhraseTable) -> dict[str, Any]:
+        return {"phrase": table.start, "lm": self._first_lm, "absorbs": self._edges == candidates.BOUNDARY_EDGES}
 
     def advance(self, state: BeamState, table: PhraseTable, log_probs: npt.NDArray[np.float32]) -> None:
         """Read frames [t v]."""
         state.run(
-            kernel.search_labels, log_probs, self.options(table), self.label_tables, self.spellings, table.extra,
+            kernel.search_labels, log_probs, table.options, self.label_tables, self.spellings, table.extra,
             table.tables, self.lm,
         )  # fmt: skip
 
@@ -142,9 +151,9 @@ class LabelEngine:
 
     def best(self, state: BeamState, table: PhraseTable, n_best: int, clock: Clock) -> list[Hypothesis]:
         """The best complete hypotheses, best first."""
-        nodes, scores = np.empty(self.settings.beam, np.int64), np.empty(self.settings.beam)
+        nodes, scores = state.scratch.node, state.scratch.score
         count = first_call(
-            kernel.finish_labels, self.options(table), self.label_tables, self.spellings, table.extra, table.tables,
+            kernel.finish_labels, table.options, self.label_tables, self.spellings, table.extra, table.tables,
             self.lm, state.beam, nodes, scores,
         )  # fmt: skip
         order = np.argsort(-scores[:count], kind="stable")[:n_best]

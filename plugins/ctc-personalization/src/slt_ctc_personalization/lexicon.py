@@ -55,7 +55,9 @@ def pocketsphinx_file(name: str) -> Path:
         path = Path(folder) / "model" / "en-us" / name
         if path.is_file():
             return path
-    raise DataError(f"the package pocketsphinx, which carries {name}, is not installed; pip install 'pocketsphinx>=5.1'")
+    raise DataError(
+        f"the package pocketsphinx, which carries {name}, is not installed; pip install 'pocketsphinx>=5.1'"
+    )
 
 
 @cache
@@ -165,7 +167,7 @@ class Pronouncer:
             return [[phone for phones in first for phone in phones]] if first else []
         spelled = letters_spoken(word)
         plain = "".join(character for character in word.lower() if character.isalpha())
-        if word.isupper() or not plain or not _VOWEL_LETTERS & set(plain) and plain.isascii():
+        if word.isupper() or not plain or (not _VOWEL_LETTERS & set(plain) and plain.isascii()):
             guesses = [spelled] if spelled else []  # abbreviations are read letter by letter
             return guesses + ([guess] if word.isupper() and len(plain) > 3 and (guess := self._guess(plain)) else [])
         guess = self._guess(word.lower())

@@ -144,6 +144,7 @@ def child_of(trie: Any, node: int, label: int) -> int:
 
 find_child = inline_function(child_of)
 
+
 class LexiconTrie:
     """Words and the label paths (phones or letters) they are heard as.
 
@@ -219,9 +220,7 @@ class LexiconTrie:
             return []
         return [self._paths[index] for index in sorted(self._path_ids.get(self._index[word], []))]
 
-    def tables(
-        self, scores: npt.NDArray[np.float32], extra: Sequence[tuple[int, tuple[int, ...]]] = ()
-    ) -> TrieTables:
+    def tables(self, scores: npt.NDArray[np.float32], extra: Sequence[tuple[int, tuple[int, ...]]] = ()) -> TrieTables:
         """The trie with `scores` [word] float32 for look-ahead; `extra` (word id, path) pairs are added to it.
 
         Word ids from `len(self)` on belong to the caller. Adding rebuilds all arrays: about 25 ms for 20,000 words.
@@ -232,7 +231,9 @@ class LexiconTrie:
         lengths = np.concatenate([self._lengths, np.array([len(path) for _, path in added], np.int64)])
         owners = np.array([*self._owner, *(owner for owner, _ in added)], np.int32)
         weights = np.array([*self._weights, *(0.0 for _ in added)], np.float32)
-        return build_trie_flat(flat, lengths, owners, weights=weights, scores=scores[owners] + weights if len(owners) else None)
+        return build_trie_flat(
+            flat, lengths, owners, weights=weights, scores=scores[owners] + weights if len(owners) else None
+        )
 
 
 def map_labels(log_probs: Any, log_map: npt.ArrayLike) -> npt.NDArray[np.float32]:

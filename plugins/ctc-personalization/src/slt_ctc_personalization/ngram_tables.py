@@ -139,13 +139,11 @@ def _link_ngrams(counts, flat, log_p, slots, unigrams, backoff, suffix):  # type
             target = 1 + word
             penalty = backoff[prefix_of[number]]
             lower = log_p[word]
-            found = False
             while context > 0:
                 slot = find_slot(slots, slot_count, context, word)
                 if slot >= 0:
                     target = slots[2 * slot + 1]
                     lower = log_p[target - 1]
-                    found = True
                     break
                 penalty += backoff[context]
                 context = np.int64(suffix[context])

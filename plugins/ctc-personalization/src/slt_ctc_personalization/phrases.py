@@ -16,9 +16,13 @@ evaluated where an occurrence ends. Deviation from the usual shallow fusion (ice
 again or only the longest; here the total is optimal and does not depend on which phrase ended first.
 """
 
+# mypy: disable-error-code="no-any-return"
+# (compiled functions return numbers; mypy sees the items of numpy arrays as Any.)
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -115,7 +119,7 @@ def build_automaton(
 
 def _by_depth(depths: npt.NDArray[np.int64]) -> list[slice]:
     borders = np.searchsorted(depths, np.arange(1, int(depths.max()) + 2))
-    return [slice(int(low), int(high)) for low, high in zip(borders[:-1], borders[1:], strict=True)]
+    return [slice(int(low), int(high)) for low, high in pairwise(borders)]
 
 
 def _failures(
@@ -168,7 +172,10 @@ def _reach(
 
 
 def with_word_credit(
-    automaton: PhraseTables, patterns: Sequence[Sequence[int]], paths: Sequence[Sequence[Sequence[int]]], trie: TrieTables
+    automaton: PhraseTables,
+    patterns: Sequence[Sequence[int]],
+    paths: Sequence[Sequence[Sequence[int]]],
+    trie: TrieTables,
 ) -> PhraseTables:
     """`automaton` over words, with credit inside words: `paths[symbol]` are the label paths of a word.
 
@@ -253,5 +260,3 @@ def word_credit(automaton: PhraseTables, key: int) -> float:
         if found == -1:
             return 0.0
         place = (place + 1) & mask
-
-

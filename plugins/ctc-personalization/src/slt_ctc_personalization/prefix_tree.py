@@ -4,6 +4,9 @@ A node lives while it is in the beam or has children. So the tree holds exactly 
 and is the same whether the frames come at once or in chunks.
 """
 
+# mypy: disable-error-code="no-any-return"
+# (compiled functions return numbers; mypy sees the items of numpy arrays as Any.)
+
 from __future__ import annotations
 
 import numpy as np

@@ -41,7 +41,9 @@ class BeamSearch:
     The search keeps `beam` hypotheses for each frame: prefixes of label sequences, equal ones merged. Labels below
     `token_min_log_prob` are not tried, except the likeliest, blank and repeats, and labels that a begun phrase expects;
     hypotheses more than `-beam_prune_log_prob` below the best are dropped. With both limits at -inf and a beam that
-    holds everything the result is exact. `look_ahead` lets a part of a word already count its likeliest completion
+    holds everything the result is exact. With `n_best=1` a
+    hypothesis is dropped, too, when another one with the same future (language model state, part of a word, last label)
+    is ahead and no mass can arrive any more. `look_ahead` lets a part of a word already count its likeliest completion
     (unigram); it changes what is dropped, never a score; None: where there is a lexicon. `excluded` labels are never written.
 
     **Source**: prefix search: Graves et al., "Connectionist temporal classification", 2006; with a language model:
@@ -90,15 +92,15 @@ class BeamSearch:
             unknown_word_log_prob=unknown_word_log_prob,
             look_ahead=lexicon is not None if look_ahead is None else look_ahead,
             lexicon=lexicon,
+            n_best=n_best,
         )
-        if n_best < 1:
-            raise PluginError(f"beam search: n_best is {n_best}; give at least 1")
         if threads is not None and threads < 1:
             raise PluginError(f"beam search: threads is {threads}; give at least 1, or None for one for each processor")
         self.n_best = n_best
         self.threads = threads if threads is not None else os.cpu_count() or 1
-        self._engine = _make_engine(self.settings)
-        self._plain = self._engine.prepare(())
+        self._engine: Any = _make_engine(self.settings)
+        self._plain: PhraseTable = self._engine.prepare(())
+        self._idle: list[BeamState] = []  # states of finished utterances; list.pop and append are atomic
 
     def prepare(self, phrases: Sequence[Phrase]) -> PhraseTable:
         """Check a list of phrases and build its automaton: once for a list, not for each call.
@@ -110,7 +112,8 @@ class BeamSearch:
             return self._plain
         for phrase in phrases:
             self.settings.check_phrase(phrase)
-        return self._engine.prepare(phrases)
+        table: PhraseTable = self._engine.prepare(phrases)
+        return table
 
     def decode(
         self,
@@ -188,17 +191,25 @@ class BeamSearch:
             raise ShapeError(f"phrases has {len(found)} tables, but log_probs holds {size} utterances")
         for table in found:
             if table is not None and not isinstance(table, PhraseTable):
-                raise PluginError(f"phrases: expected what prepare returned, found {type(table).__name__}; call prepare first")
+                raise PluginError(
+                    f"phrases: expected what prepare returned, found {type(table).__name__}; call prepare first"
+                )
             if table is not None and table.owner is not self.settings:
                 raise PluginError("phrases: this table was prepared by another BeamSearch; prepare it with this one")
         return [self._plain if table is None else table for table in found]
 
     def _decode_one(self, job: tuple[npt.NDArray[np.float32], PhraseTable, Clock]) -> NBest:
         values, table, clock = job
-        state = self._engine.open(table)
+        try:
+            state = self._idle.pop()
+        except IndexError:
+            state = self._engine.open(table)
+        self._engine.reset(state, table)
         if len(values):
             self._engine.advance(state, table, values)
-        return self.finish(state, table, clock)
+        found = self.finish(state, table, clock)
+        self._idle.append(state)
+        return found
 
     def finish(self, state: BeamState, table: PhraseTable, clock: Clock) -> NBest:
         """The n-best list of a state that has read all frames."""

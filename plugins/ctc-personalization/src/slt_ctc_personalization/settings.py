@@ -42,30 +42,36 @@ class Settings:
     unknown_word_log_prob: float
     look_ahead: bool
     lexicon: LexiconTrie | None
+    n_best: int
 
     def __post_init__(self) -> None:
         size = len(self.labels)
         if size == 0:
             raise VocabularyError("beam search: the labels are empty; give the blank and at least one label")
-        ids = {"blank": self.blank, "word_boundary": self.word_boundary}
-        ids.update({"excluded": label for label in self.excluded})
-        for name, label in ids.items():
+        ids = [("blank", self.blank), ("word_boundary", self.word_boundary), *(("excluded", i) for i in self.excluded)]
+        for name, label in ids:
             if label is not None and not 0 <= label < size:
                 raise VocabularyError(f"beam search: {name} is id {label}, but the label ids run from 0 to {size - 1}")
         if self.blank == self.word_boundary:
             raise VocabularyError(f"beam search: blank and word_boundary are both id {self.blank}; they must differ")
         if self.beam < 1:
             raise PluginError(f"beam search: beam is {self.beam}; give at least 1")
+        if self.n_best < 1:
+            raise PluginError(f"beam search: n_best is {self.n_best}; give at least 1")
         limits = {"token_min_log_prob": self.token_min_log_prob, "beam_prune_log_prob": self.beam_prune_log_prob}
         for name, value in limits.items():
             if not value <= 0.0:
-                raise PluginError(f"beam search: {name} is {value}; it is a natural-log limit, 0 or below (-inf for none)")
+                raise PluginError(
+                    f"beam search: {name} is {value}; it is a natural-log limit, 0 or below (-inf for none)"
+                )
         if not (0.0 <= self.lm_weight < math.inf and math.isfinite(self.word_bonus)):
             raise PluginError(
                 f"beam search: lm_weight is {self.lm_weight} and word_bonus {self.word_bonus}; expected finite, weight >= 0"
             )
         if not -math.inf < self.unknown_word_log_prob <= 0.0:
-            raise PluginError(f"beam search: unknown_word_log_prob is {self.unknown_word_log_prob}; give a finite number <= 0")
+            raise PluginError(
+                f"beam search: unknown_word_log_prob is {self.unknown_word_log_prob}; give a finite number <= 0"
+            )
         if self.lm_unit not in ("word", "token"):
             raise PluginError(f"beam search: lm_unit is {self.lm_unit!r}; expected 'word' or 'token'")
         if self.lexicon is not None and self.lm_unit == "token" and self.lm is not None:
@@ -79,7 +85,9 @@ class Settings:
     @cached_property
     def marks_words(self) -> bool:
         """Whether labels begin words with a mark, as SentencePiece's do."""
-        return self.word_boundary is None and bool(self.word_mark) and any(map(self.starts_word, range(len(self.labels))))
+        return (
+            self.word_boundary is None and bool(self.word_mark) and any(map(self.starts_word, range(len(self.labels))))
+        )
 
     @cached_property
     def knows_words(self) -> bool:
@@ -141,6 +149,7 @@ class PhraseTable:
     extra: TrieTables
     start: int
     longest: int
+    options: Any
     words: tuple[str, ...] = ()
     """A lexicon search's words, those of the phrases added behind."""
     word_tables: Any = None

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from slt_ctc_personalization import kernel, word_kernel
+from slt_ctc_personalization import candidates, kernel, word_kernel
 from slt_ctc_personalization.beam_state import BeamState, Clock
 from slt_ctc_personalization.compiled import first_call
 from slt_ctc_personalization.lexicon_trie import ABOVE, EMPTY_TRIE, LABEL, TrieTables
-from slt_ctc_personalization.ngram import ngram_start
 from slt_ctc_personalization.phrases import Phrase, build_automaton, with_word_credit
 from slt_ctc_personalization.prefix_tree import EXTRA, FUSED, KEY, LAST, SIZE, SPELL, START, WORD_KEY
 from slt_ctc_personalization.settings import PhraseTable, Settings, int64, no_model
@@ -36,10 +34,11 @@ class WordEngine:
         self.settings = settings
         self.lexicon = settings.lexicon
         self.lm = no_model() if settings.lm is None else settings.lm.tables
+        self._first_lm = int(first_call(kernel.first_lm_state, self.lm)) if settings.lm is not None else 0
         self._unigrams = None if settings.lm is None else settings.lm.unigram_log_probs()
-        kinds = [kernel.EXCLUDED * (label in settings.excluded) for label in range(len(settings.labels))]
+        kinds = [candidates.EXCLUDED * (label in settings.excluded) for label in range(len(settings.labels))]
         zeros = np.zeros(len(kinds), np.int64)
-        self.label_tables = kernel.LabelTables(int64(kinds), int64([0, *zeros]), int64([]), zeros)
+        self.label_tables = candidates.LabelTables(int64(kinds), int64([0, *zeros]), int64([]), zeros)
 
     def prepare(self, phrases: Sequence[Phrase]) -> PhraseTable:
         """The automaton over words, credit inside words, and a trie that holds the phrases' words too."""
@@ -60,7 +59,9 @@ class WordEngine:
         if patterns:
             automaton = with_word_credit(automaton, patterns, heard, lexicon.trie)
         longest = int(automaton.span.max()) + 2
-        return PhraseTable(tuple(phrases), self.settings, automaton, EMPTY_TRIE, 0, longest, words, lexicon)
+        return PhraseTable(
+            tuple(phrases), self.settings, automaton, EMPTY_TRIE, 0, longest, self.options(0), words, lexicon
+        )
 
     def _pronunciations(
         self, phrases: Sequence[Phrase], listed: Mapping[str, int], ids: Mapping[str, int]
@@ -77,7 +78,9 @@ class WordEngine:
             present = self.lexicon.paths(word)
             fresh = [path for path in dict.fromkeys(given[word]) if path not in present]
             if not present and not fresh:
-                raise VocabularyError(f"phrase word {word!r} is not in the lexicon; give its pronunciation with the phrase")
+                raise VocabularyError(
+                    f"phrase word {word!r} is not in the lexicon; give its pronunciation with the phrase"
+                )
             number = ids[word] if word in ids else self.lexicon.index(word)
             added += [(number, path) for path in fresh]
             heard.append([*present, *fresh])
@@ -100,17 +103,18 @@ class WordEngine:
             trie = trie._replace(best=np.zeros_like(trie.best))
         return Lexicon(trie, word_kernel.WordTables(lm_words, penalty))
 
-    def options(self, table: PhraseTable) -> kernel.Options:
+    def options(self, start: int) -> candidates.Options:
         """The kernel's settings."""
         settings = self.settings
-        return kernel.Options(
+        return candidates.Options(
             blank=settings.blank,
             boundary=-1 if settings.word_boundary is None else settings.word_boundary,
-            edges=kernel.BOUNDARY_EDGES,
-            lm_unit=kernel.NO_LM if settings.lm is None else kernel.WORD_LM,
+            edges=candidates.BOUNDARY_EDGES,
+            lm_unit=candidates.NO_LM if settings.lm is None else candidates.WORD_LM,
             beam=settings.beam,
             look_ahead=int(settings.look_ahead),
-            start_phrase=table.start,
+            single=int(settings.n_best == 1),
+            start_phrase=start,
             token_min=float(settings.token_min_log_prob),
             prune=float(settings.beam_prune_log_prob),
             lm_weight=float(settings.lm_weight),
@@ -121,16 +125,19 @@ class WordEngine:
     def open(self, table: PhraseTable) -> BeamState:
         """The state before the first frame."""
         settings = self.settings
-        start = int(ngram_start(self.lm)) if settings.lm is not None else 0
         return BeamState(
-            settings.beam, len(settings.labels), phrase=0, lm=start, absorbs=True, rows_per_candidate=2
+            settings.beam, len(settings.labels), phrase=0, lm=self._first_lm, absorbs=True, rows_per_candidate=2
         )
+
+    def reset(self, state: BeamState, table: PhraseTable) -> None:
+        """Back to the state before the first frame."""
+        state.reset(phrase=0, lm=self._first_lm, absorbs=True)
 
     def advance(self, state: BeamState, table: PhraseTable, log_probs: npt.NDArray[np.float32]) -> None:
         """Read frames [t v]."""
         trie, words = table.word_tables
         state.run(
-            word_kernel.search_words, log_probs, self.options(table), self.label_tables, trie, words, table.tables, self.lm
+            word_kernel.search_words, log_probs, table.options, self.label_tables, trie, words, table.tables, self.lm
         )
 
     def settle(self, state: BeamState, table: PhraseTable) -> None:
@@ -145,7 +152,7 @@ class WordEngine:
             owner, key, node = (np.empty(size, np.int64) for _ in range(3))
             scores = np.empty(size)
             count = first_call(
-                word_kernel.finish_words, self.options(table), trie, words, table.tables, self.lm, state.beam, whole,
+                word_kernel.finish_words, table.options, trie, words, table.tables, self.lm, state.beam, whole,
                 owner, key, node, scores,
             )  # fmt: skip
             if count == 0 and whole == 0:
@@ -168,7 +175,8 @@ class WordEngine:
         rows = state.history(node)
         done = rows[rows[:, KEY] <= WORD_KEY]
         heard = [
-            (table.words[WORD_KEY - row[KEY]], int(row[START]), int(row[LAST]), int(row[EXTRA])) for row in done.tolist()
+            (table.words[WORD_KEY - row[KEY]], int(row[START]), int(row[LAST]), int(row[EXTRA]))
+            for row in done.tolist()
         ]
         if len(rows) and rows[-1, KEY] >= 0 and key <= WORD_KEY:
             last = rows[-1].tolist()

@@ -5,6 +5,9 @@ phrases. In the tree a word's node hangs below the node of the word before it, a
 hang below that; so pronunciations of one word, with and without a boundary label behind it, meet in one node and add up.
 """
 
+# mypy: disable-error-code="no-untyped-def"
+# (numba takes the types from the call; annotations of tables in every function would say nothing more.)
+
 from __future__ import annotations
 
 from typing import NamedTuple
@@ -12,14 +15,37 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from slt_ctc_personalization.candidates import INFINITY, NO_LM, admit_tokens, arrive, stay, survive, thin_out
 from slt_ctc_personalization.compiled import compile_kernel, copied_function, inline_function
-from slt_ctc_personalization.kernel import INFINITY, NO_LM, admit_tokens, arrive, stay, survive, thin_out
 from slt_ctc_personalization.lexicon_trie import COUNT, FIRST, LABEL, find_child
 from slt_ctc_personalization.ngram import ngram_end, ngram_step
 from slt_ctc_personalization.phrases import go_to, word_credit
 from slt_ctc_personalization.prefix_tree import (
-    ABSORBS, BASE, CHILD, DONE, EARNED, EXTRA, FLAGS, FRAME, FUSED, KEY, LAST, LEFT, LM, OUTSIDE, OWNER, PARENT, PHRASE,
-    SIZE, SLOT, SPELL, START, WORD_KEY, add_node, child_by_key, log_add, release,
+    ABSORBS,
+    BASE,
+    DONE,
+    EARNED,
+    EXTRA,
+    FLAGS,
+    FRAME,
+    FUSED,
+    KEY,
+    LAST,
+    LEFT,
+    LM,
+    OUTSIDE,
+    OWNER,
+    PARENT,
+    PHRASE,
+    SIZE,
+    SLOT,
+    SPELL,
+    START,
+    WORD_KEY,
+    add_node,
+    child_by_key,
+    log_add,
+    release,
 )  # fmt: skip
 
 
@@ -139,7 +165,7 @@ def expected_labels(beam, scratch, options, trie, phrases, row, index, tokens, r
     """Append the labels that a begun phrase expects, inside its word or behind it; returns how many labels to try."""
     nodes, numbers = beam.nodes, beam.numbers
     node = beam.node[index]
-    owner, here, size = nodes[node, OWNER], nodes[node, SPELL], trie.rows.shape[0]
+    owner, here = nodes[node, OWNER], nodes[node, SPELL]
     state = nodes[owner, PHRASE]
     if state == 0 and here == 0:
         return tokens
@@ -173,11 +199,12 @@ def admit_children(scratch, trie, phrases, row, state, here, trial, own, least, 
     first = trie.rows[here, FIRST]
     for child in range(first, first + trie.rows[here, COUNT]):
         label = trie.rows[child, LABEL]
-        if scratch.stamp[label] != trial and own + row[label] >= least:
-            if word_credit(phrases, state * trie.rows.shape[0] + child) > 0.0:
-                scratch.stamp[label] = trial
-                scratch.tokens[tokens] = label
-                tokens += 1
+        if scratch.stamp[label] == trial or own + row[label] < least:
+            continue
+        if word_credit(phrases, state * trie.rows.shape[0] + child) > 0.0:
+            scratch.stamp[label] = trial
+            scratch.tokens[tokens] = label
+            tokens += 1
     return tokens
 
 
@@ -234,7 +261,9 @@ def search_words(log_probs, begin, end, options, labels, trie, words, phrases, l
             tried = tokens
             if ceiling > 0.0:
                 tried = expected_labels(beam, scratch, options, trie, phrases, row, index, tokens, rest, ceiling, least)
-            ends = nodes[node, KEY] >= 0 and trie.word_start[nodes[node, SPELL] + 1] > trie.word_start[nodes[node, SPELL]]
+            ends = (
+                nodes[node, KEY] >= 0 and trie.word_start[nodes[node, SPELL] + 1] > trie.word_start[nodes[node, SPELL]]
+            )
             for token in range(tried):
                 label = scratch.tokens[token]
                 if label != options.boundary:
@@ -251,7 +280,7 @@ def search_words(log_probs, begin, end, options, labels, trie, words, phrases, l
                         beam, scratch, options, trie, words, phrases, lm, index, label, row[label], ceiling, first_new,
                         size, least,
                     )  # fmt: skip
-        survive(beam, scratch, options, size)
+        survive(beam, scratch, options, phrases, 0, first_new, size)
         control[FRAME] += 1
     return end
 
@@ -286,7 +315,15 @@ def finish_words(options, trie, words, phrases, lm, beam, whole, final_owner, fi
             if count == final_node.shape[0]:
                 return -1
             count = collect(
-                final_owner, final_key, final_node, final_score, count, nodes[owner, PARENT], nodes[owner, KEY], owner, score
+                final_owner,
+                final_key,
+                final_node,
+                final_score,
+                count,
+                nodes[owner, PARENT],
+                nodes[owner, KEY],
+                owner,
+                score,
             )
             continue
         for entry in range(trie.word_start[here], trie.word_start[here + 1]):
@@ -297,7 +334,5 @@ def finish_words(options, trie, words, phrases, lm, beam, whole, final_owner, fi
                 score += options.lm_weight * ngram_end(lm, lm_state)
             if count == final_node.shape[0]:
                 return -1
-            count = collect(
-                final_owner, final_key, final_node, final_score, count, owner, WORD_KEY - word, node, score
-            )
+            count = collect(final_owner, final_key, final_node, final_score, count, owner, WORD_KEY - word, node, score)
     return count
