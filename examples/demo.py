@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> None:
             say(f"spoken: {spoken}\n")
         plain = transcribe(recording, None)
         boosted = transcribe(recording, names)
-        listed = ", ".join(line for line in names.read_text(encoding="utf-8").splitlines() if line.strip())
+        listed = ", ".join(line for line in names.read_text(encoding="utf-8").splitlines() if line.strip() and not line.startswith("#"))
         say(f"phrases: {listed}")
         found_changes = changes(str(plain["text"]), str(boosted["text"]))
         say("what the list changed:" if found_changes else "the list changed nothing in this recording")

@@ -31,7 +31,7 @@ def demo(slt: Slt, site: Site, *arguments: str | Path, **settings: str) -> tuple
 def test_plugins_lists_everything_and_exits_0(slt: Slt, site: Site) -> None:
     chosen = ("third", "toonew", "exit3", "sleeper")
     fill_site(site, {name: {**BAD, **WILD}[name] for name in chosen})
-    done = slt("plugins", "--path", site.folder, SLT_PLUGIN_TIMEOUT="0.7")
+    done = slt("plugins", "--path", site.folder, SLT_PLUGIN_TIMEOUT="1.5")
     assert done.returncode == 0
     lines = done.stdout.splitlines()
     assert [line.split() for line in lines[:7]] == [
@@ -46,7 +46,7 @@ def test_plugins_lists_everything_and_exits_0(slt: Slt, site: Site) -> None:
     assert lines[7:] == [
         "exit3: loading it ended the process (exit code 3). Next: set SLT_DISABLE=exit3, or mend or update it (pip install "
         "-U sltcore-exit3)",
-        "sleeper: loading it took longer than 0.7 s and was stopped. Next: set SLT_DISABLE=sleeper, or SLT_PLUGIN_TIMEOUT to "
+        "sleeper: loading it took longer than 1.5 s and was stopped. Next: set SLT_DISABLE=sleeper, or SLT_PLUGIN_TIMEOUT to "
         "more seconds",
         "third: ModuleNotFoundError: No module named 'kenlm_that_nobody_has'. Next: pip install the distribution that brings "
         "'kenlm_that_nobody_has', or set SLT_DISABLE=third",
@@ -326,11 +326,11 @@ def test_check_survives_a_config_that_hangs_or_exits(slt: Slt, site: Site, tmp_p
     path.write_text(
         "slt: 1\nkind: pipeline\nencoder: frames\ndecoder: {use: search, lm: hang, pruning: {extra: exit}}\n"
     )
-    done = slt("check", path, site=site, SLT_PLUGINS="demo,hang,exit", SLT_PLUGIN_TIMEOUT="2")
+    done = slt("check", path, site=site, SLT_PLUGINS="demo,hang,exit", SLT_PLUGIN_TIMEOUT="4")
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
         f"error: {path}:4:24: decoder.lm.use: decoder 'hang' is declared by sltcore-hang 1.0, but loading its config took "
-        "longer than 2 s and was stopped. Next: set SLT_DISABLE=hang, or SLT_PLUGIN_TIMEOUT to more seconds",
+        "longer than 4 s and was stopped. Next: set SLT_DISABLE=hang, or SLT_PLUGIN_TIMEOUT to more seconds",
         f"error: {path}:4:44: decoder.pruning.extra.use: decoder 'exit' is declared by sltcore-exit 1.0, but loading its "
         "config ended the process (exit code 9). Next: set SLT_DISABLE=exit, or mend or update it (pip install -U "
         "sltcore-exit)",

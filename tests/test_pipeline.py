@@ -13,7 +13,7 @@ import sltcore
 from sltcore.audio import Recording
 from sltcore.errors import AudioError, ContextError, PortError, SltError, StreamError
 from sltcore.pipeline import Item, check_ports
-from sltcore.pipeline.streaming import joined, segments
+from sltcore.pipeline.long_audio import joined, segments
 from sltcore.types import Hypothesis, NBest, Port
 
 SPEC = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,11 @@ from sltcore.errors import ContextError, PortError, did_you_mean
 from sltcore.types import CONTEXT_TYPES, ContextKey
 
 GENERATOR = "generator"
+SYNCHRONOUS = ("reference",)
+"""Signals that run beside the input, sample by sample: cut where the input is cut, pushed with it when it is streamed.
+
+Any other value of type `waveform` (a voice to imitate, say) belongs to the call as a whole.
+"""
 
 
 def merge_keys(owners: Iterable[tuple[str, Iterable[ContextKey]]]) -> dict[str, ContextKey]:
@@ -41,6 +46,7 @@ def _form(key: ContextKey, other: ContextKey) -> str:
 def check_context(context: Mapping[str, Any], keys: Mapping[str, ContextKey], batch: int | None) -> None:
     """**Raises** `ContextError` for a key that nobody reads, a value of the wrong type, or lists of the wrong length
     (which is not checked where `batch` is None)."""
+    check_lengths(context, keys, batch)
     for name, value in context.items():
         if name == GENERATOR:
             continue
@@ -53,13 +59,18 @@ def check_context(context: Mapping[str, Any], keys: Mapping[str, ContextKey], ba
         if value is None:
             continue
         values = value if is_per_utterance(value, key) else [value]
-        if batch is not None and is_per_utterance(value, key) and len(value) != batch:
-            raise ContextError(
-                f"context '{name}' holds {len(value)} values for {batch} inputs; give one for each input, or one for all"
-            )
         for item in values:
             if item is not None and not _has_type(item, key.type):
                 raise ContextError(f"context '{name}' expects {CONTEXT_TYPES[key.type]}, got {_shown(item)}")
+
+
+def check_lengths(context: Mapping[str, Any], keys: Mapping[str, ContextKey], batch: int | None) -> None:
+    """**Raises** `ContextError` for a list that does not hold one value for each of `batch` inputs (None: unknown)."""
+    for name, value in context.items():
+        if batch is not None and name in keys and is_per_utterance(value, keys[name]) and len(value) != batch:
+            raise ContextError(
+                f"context '{name}' holds {len(value)} values for {batch} inputs; give one for each input, or one for all"
+            )
 
 
 def is_per_utterance(value: Any, key: ContextKey) -> bool:
@@ -78,10 +89,7 @@ def per_utterance(context: Mapping[str, Any], key: ContextKey, batch: int) -> li
     """
     value = context.get(key.name)
     if value is not None and is_per_utterance(value, key):
-        if len(value) != batch:
-            raise ContextError(
-                f"context '{key.name}' holds {len(value)} values for {batch} inputs; give one for each input, or one for all"
-            )
+        check_lengths({key.name: value}, {key.name: key}, batch)
         return list(value)
     return [value] * batch
 
@@ -105,8 +113,8 @@ def _has_type(value: Any, name: str) -> bool:
     if name == "number":
         return isinstance(value, int | float) and not isinstance(value, bool)
     if name == "texts":
-        if isinstance(value, str | bytes | int | float | bool):
-            return False
+        if isinstance(value, str | bytes | int | float | Path | Mapping | Set | Iterator):
+            return False  # anything else that is no list is what a decoder's prepare made of one
         return not isinstance(value, list | tuple) or all(isinstance(item, str | Mapping) for item in value)
     if name == "numbers":
         if isinstance(value, list | tuple):
@@ -115,7 +123,7 @@ def _has_type(value: Any, name: str) -> bool:
     if name == "mapping":
         return isinstance(value, Mapping)
     if name == "waveform":
-        return not isinstance(value, int | float | bool) or isinstance(value, str | Path)
+        return not isinstance(value, int | float)
     if name in ("tensor", "generator"):
         return type(value).__module__.partition(".")[0] in ("torch", "numpy")
     return True

@@ -142,7 +142,7 @@ class Hooks:
 
     @hookspec
     def slt_before_stage(self, stage: str, batch: int) -> None:
-        """Called before a stage ("read", "encode", "decode", …) works on a batch of so many utterances."""
+        """called before a stage ("read", "encoder", "decoder", "long", …) works on a batch of so many utterances."""
 
     @hookspec
     def slt_after_stage(self, stage: str, batch: int, seconds: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -9,26 +10,30 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from sltcore.audio import Recording
-from sltcore.context import check_context, is_per_utterance, merge_keys, select
-from sltcore.errors import ContextError, PortError, SltError
+from sltcore.context import SYNCHRONOUS, check_context, check_lengths, is_per_utterance, merge_keys, select
+from sltcore.errors import ContextError, PluginError, PortError, SltError
 from sltcore.interfaces import Decoder, Session, Vocoder
+from sltcore.pipeline.batches import Entry, by_length, collate, split, units_per_s
 from sltcore.pipeline.build import Built
-from sltcore.pipeline.inputs import Item, Output, is_single, items_of, length_s, read_item, stream_item
-from sltcore.pipeline.streaming import PipelineSession, joined, segments, session_or_none
+from sltcore.pipeline.inputs import Output, is_single, items_of, opened, read_item
+from sltcore.pipeline.long_audio import can_divide, run_long
+from sltcore.pipeline.signals import read_signals
+from sltcore.pipeline.streaming import PipelineSession
 from sltcore.registry import Registry
 from sltcore.spec.load import Spec
-from sltcore.types import Encoded, Features, Port, Text, Waveform
+from sltcore.types import Item, Port, Waveform
 
 LOOK_AHEAD = 8  # batches whose inputs are read before they are sorted by length
+LOG = logging.getLogger(__name__)
 
 
 class Prepared:
-    """Side information whose slow work is done: made by `Pipeline.prepare`, given to any number of calls."""
+    """Side information whose slow work is done: made by `Pipeline.prepare`, given to any number of calls of that pipeline."""
 
-    def __init__(self, context: Mapping[str, Any]) -> None:
+    def __init__(self, pipeline: Pipeline, context: Mapping[str, Any]) -> None:
+        self.pipeline = pipeline
         self.context = dict(context)
 
 
@@ -41,6 +46,11 @@ class Pipeline:
 
     One input gives one result, a list or a `datasets.Dataset` a list of results. A result is what the last stage
     produces for one utterance: an `NBest`, a `Recording`, or an array [t d] float32.
+
+    Inputs are batched with neighbours in length. Frames in a batch differ from those of an input alone by at most the
+    encoder's `padding_tolerance` (matrix products of another shape round differently), so scores may differ in their
+    last digits; on one machine the same call gives the same result bit for bit. Recordings above `segment.above_s` are
+    streamed where the components can, else cut at pauses, in bounded memory.
     """
 
     def __init__(self, built: Built, spec: Spec, registry: Registry) -> None:
@@ -51,14 +61,11 @@ class Pipeline:
         self.metrics = built.metrics
         self.model = built.model
         self.scope = built.scope
-        owners = [(f"{stage} '{_use(spec, stage)}'", part.context_keys()) for stage, part in self._contextual()]
+        owners = [(f"{stage} '{_use(spec, stage)}'", part.context_keys()) for stage, part in self.parts.items()]
         owners += [(f"transforms[{i}]", part.context_keys()) for i, part in enumerate(self.transforms)]
         self.context_keys = merge_keys(owners)
         self.model.eval()
         registry.manager.hook.slt_pipeline_built(pipeline=self)
-
-    def _contextual(self) -> Iterator[tuple[str, Any]]:
-        yield from self.parts.items()
 
     @property
     def first(self) -> Any:
@@ -109,17 +116,20 @@ class Pipeline:
     def prepare(self, **context: Any) -> Prepared:
         """Do the work of side information once (a long phrase list, say); pass the result as `prepared=`.
 
-        **Raises** `ContextError` for a key nobody reads, a wrong type, or a phrase that cannot be spelled.
+        Values that differ from utterance to utterance are prepared one by one. **Raises** `ContextError` for a key
+        nobody reads, a wrong type, or a phrase that cannot be spelled.
         """
         check_context(context, self.context_keys, batch=None)
-        return Prepared(self._prepared(context))
+        full = self._prepared(context)
+        for name, value in context.items():
+            if name in self.context_keys and is_per_utterance(value, self.context_keys[name]):
+                full[name] = [None if v is None else self._prepared({name: v}).get(name, v) for v in value]
+        return Prepared(self, full)
 
     def _prepared(self, context: Mapping[str, Any]) -> dict[str, Any]:
-        shared = {
-            k: v
-            for k, v in context.items()
-            if k not in self.context_keys or not is_per_utterance(v, self.context_keys[k])
-        }
+        """The context with what all utterances share prepared by the decoder."""
+        keys = self.context_keys
+        shared = {k: v for k, v in context.items() if k not in keys or not is_per_utterance(v, keys[k])}
         decoder = self.parts.get("decoder")
         if isinstance(decoder, Decoder) and shared:
             shared = dict(decoder.prepare(shared))
@@ -148,51 +158,33 @@ class Pipeline:
     ) -> Iterator[Output]:
         """Run on a stream of items and yield outputs in order; memory is bounded however long the stream is.
 
-        With `keep_going` an input that fails becomes an output with `error`; otherwise its error is raised.
+        At most eight batches of inputs (`batch.size`, `batch.seconds`) are read ahead. With `keep_going` an input that
+        fails, whatever the reason, becomes an output with `error`; otherwise its error is raised. `count` is the number
+        of items where it is known; values that differ from utterance to utterance are checked against it.
         """
-        full = {**(prepared.context if prepared else {}), **context}
-        if any(is_per_utterance(v, self.context_keys[k]) for k, v in full.items() if k in self.context_keys):
+        if prepared is not None and prepared.pipeline is not self:
+            raise ContextError("prepared= was made by another pipeline; make it with the prepare of the one that is called")
+        ready = prepared.context if prepared is not None else {}
+        together = {**ready, **context}
+        if count is None and any(is_per_utterance(v, self.context_keys[k]) for k, v in together.items() if k in self.context_keys):
             items = list(items)
             count = len(items)
-        check_context(full, self.context_keys, batch=count)
-        full = self._prepared(full)
-        size = batch_size or self.spec.model.batch.size
-        window: list[tuple[int, Item]] = []
+        check_context(context, self.context_keys, batch=count)
+        check_lengths(ready, self.context_keys, batch=count)
+        full = {**ready, **self._prepared(context)}
+        window = _Window(self, full, batch_size or self.spec.model.batch.size, keep_going)
         for index, item in enumerate(items):
-            window.append((index, item))
-            if len(window) >= LOOK_AHEAD * size:
-                yield from self._window(window, full, size, keep_going)
-                window = []
-        yield from self._window(window, full, size, keep_going)
+            yield from window.add(index, item)
+        yield from window.flush()
 
-    def _window(
-        self, window: Sequence[tuple[int, Item]], context: Mapping[str, Any], size: int, keep_going: bool
-    ) -> Iterator[Output]:
-        done: dict[int, Output] = {}
-        ready: list[tuple[int, Item, Any]] = []
-        for index, item in window:
-            try:
-                if self.consumes.type == "Waveform" and self._is_long(item):
-                    done[index] = self._long(item, select(context, self.context_keys, [index]))
-                else:
-                    ready.append((index, item, self._read(item)))
-            except SltError as error:
-                if not keep_going:
-                    raise
-                done[index] = Output(item, None, None, error)
-        for batch in self._batches(ready, size):
-            done.update(self._batch(batch, context, keep_going))
-        for index, _ in window:
-            yield done[index]
-
-    def _read(self, item: Item) -> Any:
+    def read(self, item: Item) -> Any:
+        """What the first stage needs of an item that is not long: a `Recording`, an array [t f] float32, or a text."""
         if self.consumes.type == "Text":
             if not isinstance(item.source, str):
                 raise ContextError(f"input '{item.id}': this pipeline reads text, got a {type(item.source).__name__}")
             return item.source
         if self.consumes.type == "Waveform":
-            with self._stage("read", 1):
-                return read_item(item, self.sample_rate_hz)
+            return read_item(item, self.sample_rate_hz)
         value = np.asarray(item.source, dtype=np.float32)
         if value.ndim != 2:
             raise ContextError(
@@ -200,116 +192,41 @@ class Pipeline:
             )
         return value
 
-    def _is_long(self, item: Item) -> bool:
-        seconds = length_s(item)
-        if seconds is None and isinstance(item.source, Recording):
-            seconds = item.source.duration_s
-        return seconds is not None and seconds > self.spec.model.segment.above_s and self.produces.type == "Hypotheses"
-
-    def _long(self, item: Item, context: Mapping[str, Any]) -> Output:
-        """A recording too long for one batch: streamed where the components can, else cut at pauses."""
-        seen = 0
-
-        def blocks() -> Iterator[np.ndarray]:
-            nonlocal seen
-            for block in stream_item(item, self.sample_rate_hz):
-                seen += len(block)
-                yield block
-
-        with self._stage("long", 1):
-            session = session_or_none(self, _unwrapped(context, self.context_keys))
-            if session is not None:
-                for block in blocks():
-                    session.push(block)
-                value = session.finish()
-            else:
-                segment = self.spec.model.segment
-                parts = []
-                for start, samples in segments(
-                    blocks(), self.sample_rate_hz, longest_s=segment.longest_s, pause_s=segment.pause_s
-                ):
-                    part = self._batch([(0, item, Recording(samples, self.sample_rate_hz))], context, keep_going=False)
-                    parts.append((start, part[0].value))
-                value = joined(parts)
-        return Output(item, value, seen / self.sample_rate_hz)
-
-    def _batches(self, ready: list[tuple[int, Item, Any]], size: int) -> Iterator[list[tuple[int, Item, Any]]]:
-        """Neighbours in length together; a batch holds at most `size` items and `batch.seconds` padded seconds."""
-        limit = self.spec.model.batch.seconds * (self.sample_rate_hz if self.consumes.type == "Waveform" else 100)
-        batch: list[tuple[int, Item, Any]] = []
-        for entry in sorted(ready, key=lambda entry: _size(entry[2])):
-            if batch and (len(batch) >= size or _size(entry[2]) * (len(batch) + 1) > limit):
-                yield batch
-                batch = []
-            batch.append(entry)
-        if batch:
-            yield batch
-
-    def _batch(
-        self, batch: list[tuple[int, Item, Any]], context: Mapping[str, Any], keep_going: bool
-    ) -> dict[int, Output]:
-        chosen = select(context, self.context_keys, [index for index, _, _ in batch])
-        try:
-            chosen = self._read_signals(chosen)
-            values = self.forward([value for _, _, value in batch], chosen)
-        except SltError as error:
-            if not keep_going:
-                raise
-            if len(batch) > 1:  # find the one that fails, and keep the others
-                results: dict[int, Output] = {}
-                for entry in batch:
-                    results.update(self._batch([entry], context, keep_going))
-                return results
-            return {batch[0][0]: Output(batch[0][1], None, _seconds(batch[0][2]), error)}
-        return {
-            index: Output(item, result, _seconds(value))
-            for (index, item, value), result in zip(batch, values, strict=True)
-        }
-
-    def _read_signals(self, context: Mapping[str, Any]) -> dict[str, Any]:
-        """Side information that is sound (a playback reference, say), read at the pipeline's sample rate."""
-
-        def samples(value: Any) -> Any:
-            if value is None:
-                return None
-            item = value if isinstance(value, Item) else Item(str(value)[:80], value)
-            return read_item(item, self.sample_rate_hz).samples
-
-        read = dict(context)
-        for name, key in self.context_keys.items():
-            if key.type == "waveform" and name in read:
-                value = read[name]
-                read[name] = [samples(v) for v in value] if is_per_utterance(value, key) else samples(value)
-        return read
+    def run_batch(self, values: Sequence[Any], context: Mapping[str, Any]) -> list[Any]:
+        """All stages on one batch of read inputs; side information that is sound is read at the pipeline's rate."""
+        return self.forward(values, read_signals(context, self.context_keys, self.sample_rate_hz))
 
     def forward(self, values: Sequence[Any], context: Mapping[str, Any]) -> list[Any]:
         """All stages on one batch of read inputs; one result for each."""
         with torch.inference_mode(), self.using(context):
-            current = self._collate(values, context)
+            current = self.batch(values)
             for stage, part in self.parts.items():
-                with self._stage(stage, len(values)):
-                    current = _call(stage, part, current, context)
-        return _split(current, len(values))
+                with self.stage(stage, len(values)):
+                    if stage == "reranker":
+                        current = self._rerank(part, values, current, context)
+                    else:
+                        current = _call(stage, part, current, context)
+        return split(current, len(values), f"the {next(reversed(self.parts))}")
 
-    def _collate(self, values: Sequence[Any], context: Mapping[str, Any]) -> Any:
-        if self.consumes.type == "Text":
-            return Text(list(values))
-        arrays = [value.samples if isinstance(value, Recording) else value for value in values]
-        lengths = torch.tensor([len(array) for array in arrays], dtype=torch.int64)
-        padded = torch.zeros((len(arrays), int(lengths.max()), *arrays[0].shape[1:]), dtype=torch.float32)
-        for row, array in enumerate(arrays):
-            padded[row, : len(array)] = torch.from_numpy(np.ascontiguousarray(array))
-        padded, lengths = padded.to(self.device), lengths.to(self.device)
-        if self.consumes.type == "Waveform":
-            return Waveform(padded, lengths, self.sample_rate_hz)
-        shift = float(self.consumes.attributes.get("frame_shift_s", 0.01))
-        return Features(padded, lengths, shift) if self.consumes.type == "Features" else Encoded(padded, lengths, shift)
+    def _rerank(self, part: Any, values: Sequence[Any], lists: Sequence[Any], context: Mapping[str, Any]) -> list[Any]:
+        """Each list with the side information of its own utterance; the query is the input where that is a text."""
+        queries = values if self.consumes.type == "Text" else [None] * len(values)
+        contexts = (select(context, self.context_keys, [row]) for row in range(len(values)))
+        return [part.rerank(*call) for call in zip(queries, lists, contexts, strict=True)]
+
+    def batch(self, values: Sequence[Any]) -> Any:
+        """Read inputs as the value that the first stage consumes, padded, on the pipeline's device."""
+        return collate(values, self.consumes, sample_rate_hz=self.sample_rate_hz, device=self.device)
 
     def open(self, context: Mapping[str, Any] | None = None) -> Session:
-        """A streaming session for one utterance; **Raises** `StreamError` where a component cannot stream."""
+        """A streaming session for one utterance; **Raises** `StreamError` where a component cannot stream, and
+        `ContextError` for wrong side information. A signal beside the input is pushed together with it."""
         given = dict(context or {})
         check_context(given, self.context_keys, batch=1)
-        return PipelineSession(self, self._prepared(given))
+        for name in SYNCHRONOUS:
+            if given.get(name) is not None:
+                raise ContextError(f"'{name}' runs beside the input: push it with the samples, push(samples, {name}=...)")
+        return PipelineSession(self, read_signals(self._prepared(given), self.context_keys, self.sample_rate_hz))
 
     @contextmanager
     def using(self, context: Mapping[str, Any]) -> Iterator[None]:
@@ -320,16 +237,102 @@ class Pipeline:
             yield
 
     @contextmanager
-    def _stage(self, name: str, batch: int) -> Iterator[None]:
+    def stage(self, name: str, batch: int) -> Iterator[None]:
+        """Tell the plugins' hooks and the log about one stage; an error is noted with the stage's name."""
         hook = self.registry.manager.hook
         hook.slt_before_stage(stage=name, batch=batch)
         start = time.perf_counter()
         try:
             yield
         except BaseException as error:
+            if not isinstance(error, SltError):
+                error.add_note(f"in stage '{name}'")
             hook.slt_stage_error(stage=name, error=error)
             raise
-        hook.slt_after_stage(stage=name, batch=batch, seconds=time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        LOG.debug("%s: %d in %.3f s", name, batch, seconds)
+        hook.slt_after_stage(stage=name, batch=batch, seconds=seconds)
+
+
+class _Window:
+    """Inputs that are read and wait until enough are there to be sorted by length; outputs leave in order."""
+
+    def __init__(self, pipeline: Pipeline, context: Mapping[str, Any], size: int, keep_going: bool) -> None:
+        self.pipeline = pipeline
+        self.context = context
+        self.size = size
+        self.keep_going = keep_going
+        units = units_per_s(pipeline.consumes, pipeline.sample_rate_hz)
+        self.limit = pipeline.spec.model.batch.seconds * units if units else float("inf")
+        self.divides = can_divide(pipeline)
+        self._order: list[int] = []
+        self._ready: list[Entry] = []
+        self._done: dict[int, Output] = {}
+        self._held = 0
+
+    def add(self, index: int, item: Item) -> Iterator[Output]:
+        """Read an item; outputs come when the window is full or a long recording is done."""
+        self._order.append(index)
+        try:
+            self._read(index, item)
+        except Exception as error:
+            if not self.keep_going:
+                raise
+            self._done[index] = Output(item, None, None, _failure(item, error))
+        full = len(self._order) >= LOOK_AHEAD * self.size or self._held >= LOOK_AHEAD * self.limit
+        if full or (index in self._done and not self._ready):
+            yield from self.flush()
+
+    def flush(self) -> Iterator[Output]:
+        """Work on everything that waits."""
+        for batch in by_length(self._ready, most=self.size, limit=self.limit):
+            self._done.update(self._batch(batch))
+        order, done = self._order, self._done
+        self._order, self._ready, self._done, self._held = [], [], {}, 0
+        for index in order:
+            yield done.pop(index)
+
+    def _read(self, index: int, item: Item) -> None:
+        pipeline = self.pipeline
+        longest_s = pipeline.spec.model.segment.above_s
+        with ExitStack() as stack:
+            with pipeline.stage("read", 1):
+                value = stack.enter_context(opened(item, pipeline.sample_rate_hz, longest_s)) if self.divides else pipeline.read(item)
+            if self.divides and not isinstance(value, Recording):
+                with pipeline.stage("long", 1):
+                    result, seconds = run_long(pipeline, item, value, select(self.context, pipeline.context_keys, [index]))
+                self._done[index] = Output(item, result, seconds)
+                return
+        self._ready.append(Entry(index, item, value))
+        self._held += self._ready[-1].size
+
+    def _batch(self, batch: list[Entry]) -> dict[int, Output]:
+        chosen = select(self.context, self.pipeline.context_keys, [entry.index for entry in batch])
+        try:
+            values = self.pipeline.run_batch([entry.value for entry in batch], chosen)
+        except Exception as error:
+            if not self.keep_going:
+                raise
+            if len(batch) == 1:
+                entry = batch[0]
+                return {entry.index: Output(entry.item, None, entry.duration_s, _failure(entry.item, error))}
+        else:
+            return {entry.index: Output(entry.item, value, entry.duration_s) for entry, value in zip(batch, values, strict=True)}
+        results: dict[int, Output] = {}
+        for entry in batch:  # find the one that fails, and keep the others
+            results.update(self._batch([entry]))
+        return results
+
+
+def _failure(item: Item, error: Exception) -> SltError:
+    """Why an input has no result; an error that no component foresaw keeps its traceback as the cause."""
+    if isinstance(error, SltError):
+        return error
+    where = " ".join(getattr(error, "__notes__", [])[:1])
+    text = " ".join(str(error).split())[:300]
+    failure = PluginError(f"input '{item.id}': {type(error).__name__}{f' {where}' if where else ''}: {text}")
+    failure.__cause__ = error
+    return failure
 
 
 def _call(stage: str, part: Any, current: Any, context: Mapping[str, Any]) -> Any:
@@ -337,27 +340,7 @@ def _call(stage: str, part: Any, current: Any, context: Mapping[str, Any]) -> An
         return part(current, context) if callable(part) else part.forward(current, context)
     if stage == "decoder":
         return part.decode(current, context)
-    if stage == "reranker":
-        return [part.rerank(None, nbest, context) for nbest in current]
     return part.synthesize(part.analyze(current) if isinstance(current, Waveform) else current)
-
-
-def _split(value: Any, count: int) -> list[Any]:
-    """One result for each utterance, without padding."""
-    if isinstance(value, list):
-        return value
-    if isinstance(value, Text):
-        return list(value.texts)
-    tensor: Tensor = value.samples if isinstance(value, Waveform) else value.values
-    rows = [tensor[row, : int(value.lengths[row])].cpu().numpy() for row in range(count)]
-    return [Recording(row, value.sample_rate_hz) for row in rows] if isinstance(value, Waveform) else rows
-
-
-def _unwrapped(context: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: value[0] if name in keys and is_per_utterance(value, keys[name]) else value
-        for name, value in context.items()
-    }
 
 
 def _as_list(source: Any) -> list[Any]:
@@ -371,14 +354,6 @@ def _count(inputs: Any) -> int | None:
         return len(inputs)
     except TypeError:
         return None
-
-
-def _size(value: Any) -> int:
-    return len(value.samples) if isinstance(value, Recording) else len(value)
-
-
-def _seconds(value: Any) -> float | None:
-    return value.duration_s if isinstance(value, Recording) else None
 
 
 def _use(spec: Spec, stage: str) -> str:

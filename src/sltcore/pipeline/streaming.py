@@ -1,26 +1,31 @@
-"""Sessions of a whole pipeline, and long recordings through them in bounded memory."""
+"""Sessions of a whole pipeline: samples in, the reading so far out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
-from sltcore.errors import StreamError
+from sltcore.context import SYNCHRONOUS
+from sltcore.errors import ContextError, StreamError, did_you_mean
 from sltcore.interfaces import Session
-from sltcore.types import Hypothesis, NBest, Waveform
+from sltcore.types import Encoded, NBest, Waveform
 
 if TYPE_CHECKING:
     from sltcore.pipeline.pipeline import Pipeline
+
+WAIT_SHARE, WAIT_LEAST_S, WAIT_MOST_S = 0.05, 10.0, 300.0
 
 
 class PipelineSession(Session):
     """Samples in, the reading so far out: the encoder's session feeds the decoder's.
 
     `push(samples [n] float32 at the pipeline's sample rate, **streams)` returns the reading of everything so far or
-    None; `finish()` returns the final one, equal to the offline call where both components claim it.
+    None; `finish()` returns the final one, equal to the offline call where both components claim it. `streams` are
+    signals beside the input, as long as the samples (`reference=`), for an encoder that reads them.
+
+    **Raises** `StreamError` after `finish`, `ContextError` for a stream that the encoder does not read.
     """
 
     def __init__(self, pipeline: Pipeline, context: Mapping[str, Any]) -> None:
@@ -29,18 +34,58 @@ class PipelineSession(Session):
                 raise StreamError(f"this pipeline has no {stage}; streaming needs an encoder and a decoder")
         self.pipeline = pipeline
         self.context = context
-        with torch.inference_mode():
+        self._streams = stream_names(pipeline)
+        with torch.inference_mode(), pipeline.using(context):
             self.encoder = pipeline.parts["encoder"].open(context)
             self.decoder = pipeline.parts["decoder"].open(context)
         self.finished = False
+        self._waiting: list[Encoded] = []
+        self._waiting_s = self._heard_s = 0.0
 
     def push(self, chunk: Any, **streams: Any) -> NBest | None:
         """Take the next samples."""
+        encoded = self._encode(chunk, streams)
+        if encoded is None:
+            return None
+        with torch.inference_mode(), self.pipeline.using(self.context):
+            result: NBest | None = self.decoder.push(encoded)
+            return result
+
+    def feed(self, chunk: Any, **streams: Any) -> None:
+        """Take the next samples when nobody reads along.
+
+        Frames wait until they make up a twentieth of what was heard (10 to 300 s) before the decoder gets them: its
+        reading of everything so far, made at every push, would cost quadratic time over hours.
+        """
+        encoded = self._encode(chunk, streams)
+        if encoded is None:
+            return
+        self._waiting.append(encoded)
+        seconds = encoded.values.shape[1] * encoded.frame_shift_s
+        self._waiting_s += seconds
+        self._heard_s += seconds
+        if self._waiting_s >= min(max(WAIT_SHARE * self._heard_s, WAIT_LEAST_S), WAIT_MOST_S):
+            self._drain()
+
+    def _encode(self, chunk: Any, streams: Mapping[str, Any]) -> Any:
         if self.finished:
             raise StreamError("this session is finished; open another")
+        for name in streams:
+            if name not in self._streams:
+                read = ", ".join(sorted(self._streams)) or "none"
+                raise ContextError(
+                    f"stream '{name}' is read by no encoder of this pipeline; streams that are read: {read}."
+                    f"{did_you_mean(name, self._streams)}"
+                )
         with torch.inference_mode(), self.pipeline.using(self.context):
-            encoded = self.encoder.push(self._wrapped(chunk), **streams)
-            return None if encoded is None else self.decoder.push(encoded)
+            wrapped = {name: self._wrapped(value) for name, value in streams.items()}
+            return self.encoder.push(self._wrapped(chunk), **wrapped)
+
+    def _drain(self) -> None:
+        with torch.inference_mode(), self.pipeline.using(self.context):
+            for encoded in _together(self._waiting):
+                self.decoder.push(encoded)
+        self._waiting, self._waiting_s = [], 0.0
 
     def _wrapped(self, chunk: Any) -> Any:
         """Samples as the first stage wants them; a value that has its type already passes through."""
@@ -58,9 +103,25 @@ class PipelineSession(Session):
         with torch.inference_mode(), self.pipeline.using(self.context):
             encoded = self.encoder.finish()
             if encoded is not None:
-                self.decoder.push(encoded)
+                self._waiting.append(encoded)
+            self._drain()
             result: NBest = self.decoder.finish()
             return result
+
+
+def stream_names(pipeline: Pipeline) -> frozenset[str]:
+    """The signals beside the input that the encoder's sessions take."""
+    keys = pipeline.parts["encoder"].context_keys()
+    return frozenset(key.name for key in keys if key.name in SYNCHRONOUS and key.type == "waveform")
+
+
+def _together(chunks: list[Encoded]) -> list[Encoded]:
+    """Consecutive chunks of one utterance as one; as they are where they carry more than frames."""
+    if len(chunks) < 2 or any(chunk.layers or chunk.extra for chunk in chunks):
+        return chunks
+    values = [chunk.values[:, : int(chunk.lengths[0])] for chunk in chunks]
+    lengths = torch.stack([chunk.lengths for chunk in chunks]).sum(dim=0)
+    return [chunks[0]._replace(values=torch.cat(values, dim=1), lengths=lengths)]
 
 
 def session_or_none(pipeline: Pipeline, context: Mapping[str, Any]) -> PipelineSession | None:
@@ -71,64 +132,3 @@ def session_or_none(pipeline: Pipeline, context: Mapping[str, Any]) -> PipelineS
         return PipelineSession(pipeline, context)
     except StreamError:
         return None
-
-
-def segments(
-    blocks: Iterable[np.ndarray], sample_rate_hz: int, *, longest_s: float, pause_s: float
-) -> Iterator[tuple[float, np.ndarray]]:
-    """Cut a stream of samples at pauses: (start in seconds, samples), none longer than `longest_s`.
-
-    A cut falls into the middle of the longest quiet run of at least `pause_s`; where there is none, at the quietest
-    moment of the last half. A 10 ms frame is quiet when its energy lies 15 dB or more below the segment's median.
-    For components that cannot stream; memory is bounded by `longest_s`.
-    """
-    longest = int(longest_s * sample_rate_hz)
-    held = np.zeros(0, np.float32)
-    start = 0
-    for block in blocks:
-        held = np.concatenate([held, block])
-        while len(held) > longest:
-            cut = _cut(held[:longest], sample_rate_hz, pause_s)
-            yield start / sample_rate_hz, held[:cut]
-            held, start = held[cut:], start + cut
-    if len(held) or start == 0:
-        yield start / sample_rate_hz, held
-
-
-def _cut(samples: np.ndarray, sample_rate_hz: int, pause_s: float) -> int:
-    hop = max(1, sample_rate_hz // 100)
-    frames = len(samples) // hop
-    energy = 10 * np.log10(np.square(samples[: frames * hop].reshape(frames, hop), dtype=np.float64).mean(1) + 1e-10)
-    quiet = energy < np.median(energy) - 15
-    best, run = (0, 0), 0
-    for index in range(frames // 3, frames + 1):
-        if index < frames and quiet[index]:
-            run += 1
-            continue
-        if run > best[0]:
-            best = (run, index - run)
-        run = 0
-    if best[0] >= max(1, round(pause_s * 100)):
-        return (best[1] + best[0] // 2) * hop
-    smooth = np.convolve(energy, np.ones(20) / 20, mode="same")
-    half = frames // 2
-    return (half + int(np.argmin(smooth[half:]))) * hop or len(samples)
-
-
-def joined(parts: list[tuple[float, NBest]]) -> NBest:
-    """The best readings of consecutive segments as one hypothesis, times shifted by each segment's start."""
-    words: list[Any] = []
-    times: list[tuple[float, float]] = []
-    tokens: list[int] = []
-    texts: list[str] = []
-    score = 0.0
-    for start, nbest in parts:
-        best = nbest.best
-        texts.append(best.text)
-        score += best.score
-        tokens.extend(best.tokens)
-        times.extend((a + start, b + start) for a, b in best.times)
-        words.extend(best.extra.get("words", ()))
-    extra = {"words": tuple(words)} if words else {}
-    text = " ".join(" ".join(texts).split())
-    return NBest([Hypothesis(text, score, tuple(tokens), tuple(times), extra)])
