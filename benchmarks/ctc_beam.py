@@ -38,7 +38,7 @@ ENVIRONMENT = ROOT / ".venv-bench"
 SETTINGS = {"lm_weight": 0.5, "word_bonus": 1.5, "token_min": -5.0, "prune": -10.0, "phrase_bonus": 10.0}
 OURS, FAST, HABIT = "ctc-beam", "ctc-beam-decoder", "pyctcdecode"
 WER_SLACK, FASTER_THAN_FAST, FASTER_THAN_HABIT = 0.1, 3.0, 20.0
-SLOW_UTTERANCES = 10
+SLOW_UTTERANCES = 20
 """pyctcdecode decodes only this many with 5,000 phrases, and in --check."""
 
 
@@ -116,7 +116,7 @@ def measure(seed: int, python: Path, options: argparse.Namespace, folder: Path) 
     )  # fmt: skip
     rows = []
     for count in options.phrases:
-        words = corpus.phrases[count]
+        words, first = corpus.phrases[count], len(rows)
         for name in [OURS, *options.peers]:
             utterances = options.utterances
             if name == HABIT and (options.check or count == 5000):
@@ -130,6 +130,8 @@ def measure(seed: int, python: Path, options: argparse.Namespace, folder: Path) 
                     python, name, data, corpus, utterances=utterances, phrases=words, beam=options.beam,
                     repeats=1 if name == HABIT else options.repeats, words=lm.words[3:] if name == "flashlight" else [],
                 )  # fmt: skip
+            if name == HABIT:  # ours once more behind the slowest peer: the machine's clock and load drift meanwhile
+                rows[first]["ms_again"] = 1000 * statistics.median(run_ours(search, corpus, words, 3)["seconds"])
             wer, recall = judge(corpus, found["texts"])
             subset = judge(corpus, found["texts"][:SLOW_UTTERANCES])[0]
             rows.append({"seed": seed, "engine": name, "phrases": count, "utterances": utterances, "wer": wer})
@@ -162,7 +164,8 @@ def judge_bars(rows: list[dict[str, Any]]) -> list[tuple[str, float, float, bool
             bars.append((f"{count} phrases: WER minus {FAST}'s, points", worse, WER_SLACK, worse <= WER_SLACK))
         for name, others, limit in ((FAST, fast, FASTER_THAN_FAST), (HABIT, habit, FASTER_THAN_HABIT)):
             if others:
-                ratio = statistics.median(o["ms"] / m["ms"] for m, o in zip(mine, others, strict=True))
+                ours = [statistics.mean([m["ms"], m.get("ms_again", m["ms"])]) for m in mine]
+                ratio = statistics.median(o["ms"] / m for m, o in zip(ours, others, strict=True))
                 bars.append((f"{count} phrases: times faster than {name}", ratio, limit, ratio >= limit))
     return bars
 

@@ -144,6 +144,19 @@ def pocketsphinx_default() -> Callable[[list[Any]], list[str]]:
     return run
 
 
+def bars_kept(ours: dict[str, Any], peer: dict[str, Any]) -> bool:
+    """Print each bar with its figure."""
+    wer, rtf = ours["wer"][0], ours["rtf"]
+    bars = [
+        (wer <= WER_BAR, f"WER {wer:.1f} %, at most {WER_BAR}"),
+        (rtf <= REAL_TIME_BAR, f"CPU time {rtf:.4f} of the audio's length, at most {REAL_TIME_BAR}"),
+        (wer <= peer["wer"][0], f"WER {wer:.1f} %, pocketsphinx {peer['wer'][0]:.1f} %"),
+    ]
+    for kept, line in bars:
+        print(("ok      " if kept else "MISSED  ") + line)
+    return all(kept for kept, _ in bars)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--spec", default=str(SPEC))
@@ -191,15 +204,7 @@ def main() -> None:
         }
         arguments.json.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if arguments.check:
-        wer, rtf, peer = results[0]["wer"][0], results[0]["rtf"], results[1]["wer"][0]
-        bars = [
-            (wer <= WER_BAR, f"WER {wer:.1f} %, at most {WER_BAR}"),
-            (rtf <= REAL_TIME_BAR, f"CPU time {rtf:.4f} of the audio's length, at most {REAL_TIME_BAR}"),
-            (wer <= peer, f"WER {wer:.1f} %, pocketsphinx {peer:.1f} %"),
-        ]
-        for kept, line in bars:
-            print(("ok      " if kept else "MISSED  ") + line)
-        sys.exit(0 if all(kept for kept, _ in bars) else 1)
+        sys.exit(0 if bars_kept(*results) else 1)
 
 
 if __name__ == "__main__":

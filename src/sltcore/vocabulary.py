@@ -49,6 +49,9 @@ class Vocabulary:
     def _check(self) -> None:
         if self.kind not in KINDS:
             raise VocabularyError(f"vocabulary kind {self.kind!r} is unknown; kinds: {', '.join(KINDS)}")
+        odd = [label for label in self.labels if not isinstance(label, str)]
+        if odd:
+            raise VocabularyError(f"vocabulary: label {odd[0]!r} is a {type(odd[0]).__name__}, expected a text")
         if len(set(self.labels)) != len(self.labels):
             repeated = sorted({label for label in self.labels if self.labels.count(label) > 1})
             raise VocabularyError(
@@ -123,7 +126,7 @@ class Vocabulary:
         return " ".join(text.split())
 
     def _pieces(self, text: str, word: str) -> list[int]:
-        """Greedy longest match, falling back through shorter pieces until the whole text is covered."""
+        """The fewest labels that cover a text, the longest first among equals; `word` is what an error names."""
         best: list[list[int] | None] = [None] * (len(text) + 1)
         best[len(text)] = []
         for start in range(len(text) - 1, -1, -1):
@@ -155,15 +158,14 @@ class Vocabulary:
     def from_dict(cls, data: Mapping[str, Any]) -> Vocabulary:
         """The vocabulary that `to_dict` wrote; `VocabularyError` when a field is missing."""
         try:
-            return cls(
-                data["labels"],
-                kind=data["kind"],
-                blank=data["blank"],
-                boundary=data.get("boundary"),
-                special=data.get("special", ()),
-            )
+            labels, kind, blank = data["labels"], data["kind"], data["blank"]
         except KeyError as error:
             raise VocabularyError(f"a saved vocabulary lacks the field {error.args[0]!r}") from None
+        special = data.get("special", ())
+        for name, value in (("labels", labels), ("special", special)):
+            if not isinstance(value, list | tuple):
+                raise VocabularyError(f"a saved vocabulary's {name!r} is a {type(value).__name__}, expected a list")
+        return cls(labels, kind=kind, blank=blank, boundary=data.get("boundary"), special=special)
 
 
 def characters(texts: Iterable[str], *, blank: str = "<blank>") -> Vocabulary:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from beam_cases import LETTERS, batch, make, path_of, peaky
+from beam_cases import LETTERS, TEXTS, batch, make, path_of, peaky
 from beam_references import collapse, random_log_probs
 
 from slt_ctc_personalization.build_lm import build_lm
@@ -111,6 +111,22 @@ def test_one_label_and_one_frame_work():
 def test_word_that_is_not_complete_is_left_out_of_a_lexicon_search():
     search = make(lexicon=True, lm=False, token_min_log_prob=-3.0, beam_prune_log_prob=-6.0)
     assert search.decode(peaky("a caf"))[0].text == "a"
+
+
+@pytest.mark.parametrize(("word", "paid"), [("dabbed", 1.0), ("dabbedd", 7 / 6), ("dabbedabbeda", 2.0)])
+@pytest.mark.parametrize("lexicon", [False, True])
+def test_long_unknown_words_pay_by_their_length(lexicon, word, paid):
+    trie = LexiconTrie({word: [list(word)]}, LETTERS) if lexicon else None
+    model = build_lm(TEXTS, order=2)
+    scores = []
+    for unknown in (0.0, -6.0):
+        search = BeamSearch(
+            LETTERS, blank=0, word_boundary=1, lm=model, lexicon=trie, unknown_word_log_prob=unknown, lm_weight=0.5
+        )
+        result = search.decode(peaky(word))[0]
+        assert result.text == word
+        scores.append(result.best.score)
+    assert scores[1] - scores[0] == pytest.approx(-0.5 * 6.0 * paid, abs=1e-3)
 
 
 def test_excluded_labels_are_never_written():

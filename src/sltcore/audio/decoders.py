@@ -53,16 +53,21 @@ def decode_array(values: Any, rate_hz: int, name: str) -> Decoder:
             f"{name} is a {kind} ({shape} {array.dtype}); expected a path, bytes, or samples (n,) or "
             f"(n, channels) as floats in [-1, 1] or 8-, 16- or 32-bit integers"
         )
-    if array.dtype.kind == "u":
-        half = (np.iinfo(array.dtype).max + 1) / 2
-        array = (array.astype(np.float64) - half) / half
-    elif array.dtype.kind == "i":
-        array = array.astype(np.float64) / (np.iinfo(array.dtype).max + 1.0)
     if array.ndim == 2 and array.shape[0] < array.shape[1]:
         array = array.T
-    frames = np.ascontiguousarray(array.reshape(len(array), -1) if len(array) else np.zeros((0, 1)), dtype=np.float32)
-    blocks = (frames[i : i + BLOCK_FRAMES] for i in range(0, len(frames), BLOCK_FRAMES))
+    frames = array.reshape(len(array), -1) if len(array) else np.zeros((0, 1))
+    blocks = (_scaled(frames[i : i + BLOCK_FRAMES]) for i in range(0, len(frames), BLOCK_FRAMES))
     return Decoder(rate_hz, max(1, frames.shape[1]), len(frames), 0, blocks, lambda: None)
+
+
+def _scaled(block: NDArray[Any]) -> Samples:
+    """Samples of any type as float32, integers divided by their range."""
+    if block.dtype.kind == "u":
+        half = (np.iinfo(block.dtype).max + 1) / 2
+        block = (block.astype(np.float64) - half) / half
+    elif block.dtype.kind == "i":
+        block = block.astype(np.float64) / (np.iinfo(block.dtype).max + 1.0)
+    return np.ascontiguousarray(block, dtype=np.float32)
 
 
 def decode_file(file: BinaryIO, name: str, *, raw: str | None, container: str | None) -> Decoder:
@@ -184,11 +189,9 @@ def _frame(frame: Any) -> Samples:
     planar = frame.format.is_planar
     channels = frame.layout.nb_channels
     values = values.T if planar else values.reshape(-1, channels)
-    if values.dtype == np.uint8:
-        return ((values.astype(np.float32) - 128.0) / 128.0).astype(np.float32)
-    if values.dtype.kind == "i":
-        return (values / (np.iinfo(values.dtype).max + 1.0)).astype(np.float32)
-    return np.asarray(values, dtype=np.float32)
+    if values.dtype.kind in "ui":
+        return _scaled(values)
+    return np.ascontiguousarray(values, dtype=np.float32)
 
 
 def _not_audio(name: str, container: str | None) -> AudioError:

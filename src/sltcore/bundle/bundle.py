@@ -12,12 +12,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from sltcore.bundle import card, provenance, weights
 from sltcore.errors import BundleError
 from sltcore.interfaces import Part
 from sltcore.registry import Registry, default_registry
+from sltcore.spec.document import dump_document, parse_document
 from sltcore.spec.load import fill, load_spec
 from sltcore.spec.overrides import parse_path
 from sltcore.spec.problems import path_text
@@ -49,12 +48,19 @@ def save_bundle(pipeline: Pipeline, folder: str | Path, *, force: bool = False) 
         raise BundleError(f"{target} cannot be written: {error.strerror}") from None
     try:
         _write(pipeline, work)
-        _replace(work, target)
+        _replace(work, target) if force else _place(work, target)
     except OSError as error:
         raise BundleError(f"{target} cannot be written: {error.strerror or error}") from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return target
+
+
+def _place(work: Path, target: Path) -> None:
+    """Rename, unless another process was faster: `os.rename` would take the place of an empty folder or fail late."""
+    if target.exists():
+        raise BundleError(f"{target} was made by another process meanwhile; choose another folder")
+    os.rename(work, target)
 
 
 def _replace(work: Path, target: Path) -> None:
@@ -77,7 +83,7 @@ def _write(pipeline: Pipeline, work: Path) -> None:
 
     work.chmod(0o755)
     filled = fill(pipeline.spec.model, portable=True)
-    (work / SPEC).write_text(yaml.safe_dump(filled, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    (work / SPEC).write_text(dump_document(filled), encoding="utf-8")
     tensors: dict[str, Tensor] = {f"model.{name}": tensor for name, tensor in pipeline.model.state_dict().items()}
     for index, transform in enumerate(pipeline.transforms):
         tensors.update({f"transforms.{index}.{name}": tensor for name, tensor in transform.state().items()})
@@ -138,7 +144,7 @@ def _distributions(pipeline: Pipeline) -> dict[str, Any]:
     for name in sorted(names):
         try:
             distribution = metadata.distribution(name)
-        except metadata.PackageNotFoundError:
+        except (metadata.PackageNotFoundError, ValueError):  # a component that no distribution brought has no name
             continue
         direct = distribution.read_text("direct_url.json")
         editable = bool(direct and json.loads(direct).get("dir_info", {}).get("editable"))
@@ -162,20 +168,35 @@ def load_bundle(folder: str | Path, *, overrides: Sequence[str] = (), registry: 
     pipeline = Pipeline(build_spec(spec, registry, folder), spec._replace(name=str(folder)), registry)
     stored = weights.read_weights(folder / weights.NAME)
     stored.update({alias: stored[name] for alias, name in facts["aliases"].items()})
+    replaced = [path_text(parse_path(setting.partition("=")[0].strip())) for setting in overrides]
+    fresh = []
     for index, transform in enumerate(pipeline.transforms):
-        prefix = f"transforms.{index}."
-        transform.restore(
-            pipeline.model, {name.removeprefix(prefix): t for name, t in stored.items() if name.startswith(prefix)}
-        )
-    replaced = [path_text(parse_path(setting.partition("=")[0])) for setting in overrides]
-    model = {name.removeprefix("model."): tensor for name, tensor in stored.items() if name.startswith("model.")}
-    weights.fill_model(pipeline.model, model, bundle=folder, replaced=replaced)
+        if {"transforms", path_text(("transforms", index))} & set(replaced):
+            fresh.append(transform)  # what was saved belongs to another one
+        else:
+            transform.restore(pipeline.model, _below(stored, f"transforms.{index}."))
+    weights.fill_model(pipeline.model, _below(stored, "model."), bundle=folder, replaced=replaced)
+    for transform in fresh:
+        transform.attach(pipeline.model)
     return pipeline
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _read_spec(folder: Path) -> dict[str, Any]:
+    """The saved spec, read as any spec is: a stranger's bundle may hold what no dump writes."""
+    data = parse_document((folder / SPEC).read_bytes(), str(folder / SPEC)).data
+    if not isinstance(data, dict):
+        raise BundleError(f"bundle {folder}: {SPEC} is no map; save the bundle again")
+    return data
 
 
 def _migrated_components(folder: Path, components: Mapping[str, Any], registry: Registry) -> dict[str, Any]:
     """The saved spec with the fields of older component versions brought up to date."""
-    data: dict[str, Any] = yaml.safe_load((folder / SPEC).read_text(encoding="utf-8"))
+    data = _read_spec(folder)
     for path, info in components.items():
         entry = registry.find(info["kind"], _addressed(registry, info))
         newest = entry.component.version
@@ -205,7 +226,7 @@ def describe_bundle(folder: str | Path) -> dict[str, Any]:
     folder = Path(folder)
     facts = provenance.read(folder)
     return {
-        "spec": yaml.safe_load((folder / SPEC).read_text(encoding="utf-8")),
+        "spec": _read_spec(folder),
         "provenance": facts,
         "tensors": {name: {"dtype": t["dtype"], "shape": t["shape"]} for name, t in weights_header(folder).items()},
         "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),

@@ -12,6 +12,8 @@ from sltcore.errors import BundleError
 
 FORMAT = 1
 NAME = "provenance.json"
+NEEDED = ("spec.yaml", "weights.safetensors")
+FIELDS = ("aliases", "components", "sha256")
 
 
 def digest(path: Path) -> str:
@@ -55,8 +57,13 @@ def read(folder: Path, *, verify: bool = True) -> dict[str, Any]:
         raise BundleError(
             f"bundle {folder}: format {data.get('bundle')} is not {FORMAT}, which this sltcore reads. Next: pip install -U sltcore-lib"
         )
+    lacking = [name for name in FIELDS if not isinstance(data.get(name), dict)]
+    lacking += [name for name in NEEDED if not lacking and name not in data["sha256"]]
+    if lacking:
+        raise BundleError(f"bundle {folder}: {NAME} says nothing about {', '.join(lacking)}; save the bundle again")
     if verify:
         _verify(folder, data["sha256"])
+        _refuse_strays(folder, data["sha256"])
     return dict(data)
 
 
@@ -65,9 +72,20 @@ def _verify(folder: Path, digests: Mapping[str, str]) -> None:
         path = folder / name
         if not path.is_file():
             raise BundleError(f"bundle {folder}: {name} is missing; copy the bundle again")
-        found = digest(path)
+        try:
+            found = digest(path)
+        except OSError as error:
+            raise BundleError(f"bundle {folder}: {name} cannot be read: {error.strerror}") from None
         if found != expected:
             raise BundleError(
                 f"bundle {folder}: {name} does not match {NAME} (sha256 {found[:8]}… ≠ {expected[:8]}…); "
                 f"the file was cut or changed after saving, copy the bundle again"
             )
+
+
+def _refuse_strays(folder: Path, digests: Mapping[str, str]) -> None:
+    """A component would read a file that somebody laid beside its own; elsewhere further files do no harm."""
+    for path in sorted((folder / "files").rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and not path.name.startswith(".") and name not in digests:
+            raise BundleError(f"bundle {folder}: {name} was added after saving; remove it, or copy the bundle again")

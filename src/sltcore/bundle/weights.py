@@ -17,14 +17,24 @@ NAME = "weights.safetensors"
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Write `tensors`; returns alias -> first name for those that are one and the same tensor."""
+    """Write `tensors`; returns alias -> first name for those that are one and the same tensor.
+
+    Views that show another part or shape of a stored tensor are stored beside it. **Raises** `BundleError` for a value
+    that is no tensor (torch's extra state).
+    """
     from safetensors.torch import save_file
+    from torch import Tensor
 
     first: dict[tuple[Any, ...], str] = {}
     aliases: dict[str, str] = {}
     kept: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise BundleError(
+                f"{name} is a {type(tensor).__name__}, but a bundle holds tensors only; keep it in save_files"
+            )
         key = (
+            tensor.device,
             tensor.untyped_storage().data_ptr(),
             tensor.storage_offset(),
             tuple(tensor.shape),
@@ -85,6 +95,10 @@ def fill_model(model: nn.Module, tensors: Mapping[str, Tensor], *, bundle: Path,
             f"bundle {bundle}: {NAME} holds {unused[0]}{f' and {len(unused) - 1} more' if len(unused) > 1 else ''}, for which this model has no place; the installed plugin may be another version, see `slt show {bundle}`"
         )
     for name, tensor in wanted.items():
+        if tensors[name].dtype.is_floating_point != tensor.dtype.is_floating_point:
+            raise BundleError(
+                f"bundle {bundle}: {name} holds {tensors[name].dtype}, but the model expects {tensor.dtype}; the installed plugin may be another version"
+            )
         if tuple(tensors[name].shape) != tuple(tensor.shape):
             raise BundleError(
                 f"bundle {bundle}: {name} has shape {tuple(tensors[name].shape)}, but the model expects {tuple(tensor.shape)}; did an override change a size?"

@@ -7,6 +7,8 @@ the line says how to mend it; 3 an error nobody foresaw, with the traceback unde
 from __future__ import annotations
 
 import importlib
+import logging
+import os
 import sys
 from typing import Any, NamedTuple
 
@@ -107,6 +109,7 @@ def options(
 ) -> None:
     """Global options, before the command."""
     set_up(verbose=verbose, quiet=quiet, log_format=log_format, debug=debug)
+    logging.captureWarnings(True)  # what libraries warn about obeys the same options
 
 
 def run(arguments: list[str] | None = None) -> None:
@@ -115,13 +118,16 @@ def run(arguments: list[str] | None = None) -> None:
     Console.quiet = Console.json = Console.debug = False
     words = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
-        code = application(words)(list(words), prog_name="slt", standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
+        _invoke(application(words), list(words))
+        sys.exit(0)
     except typer.Exit as done:
         sys.exit(done.exit_code)
     except typer.Abort:
         sys.exit(EXIT_INTERRUPTED)
     except USAGE_ERROR as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # a group of commands called alone: its message is the help
+            console.result(error.format_message())
+            sys.exit(0)
         console.error(_usage(error))
         sys.exit(EXIT_WRONG)
     except SltError as error:
@@ -129,8 +135,8 @@ def run(arguments: list[str] | None = None) -> None:
             raise
         console.error(str(error))
         sys.exit(EXIT_WRONG)
-    except BrokenPipeError:
-        sys.stdout = None  # type: ignore[assignment]
+    except BrokenPipeError:  # whoever read the results has seen enough
+        _forget_output()
         sys.exit(0)
     except KeyboardInterrupt:
         console.error("interrupted; what was finished is kept")
@@ -142,6 +148,21 @@ def run(arguments: list[str] | None = None) -> None:
             f"unforeseen {type(error).__name__}: {' '.join(str(error).split())}; run `slt --debug …` for the traceback and report it"
         )
         sys.exit(EXIT_UNFORESEEN)
+
+
+def _invoke(app: typer.Typer, words: list[str]) -> None:
+    """Call without click's own main, which would turn an interrupt and a closed pipe into exit codes of its own."""
+    command: Any = typer.main.get_command(app)
+    with command.make_context("slt", words) as context:
+        command.invoke(context)
+
+
+def _forget_output() -> None:
+    """Let what is still in the buffer go nowhere, so that Python does not complain about it at its end."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):  # standard output was replaced by something that is no file
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def _usage(error: Any) -> str:

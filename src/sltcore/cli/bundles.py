@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
 
 from sltcore.cli.console import Console, table
 from sltcore.cli.specs import Settings
@@ -33,13 +32,14 @@ def show(
 ) -> None:
     """Verify a bundle and print its spec, origin and tensors, without torch."""
     from sltcore.bundle import describe_bundle
+    from sltcore.spec.document import dump_document
 
     facts = describe_bundle(folder)
     console = Console()
     if as_json:
         console.result(json.dumps(facts, ensure_ascii=False, indent=1))
         return
-    console.result(yaml.safe_dump(facts["spec"], sort_keys=False, allow_unicode=True))
+    console.result(dump_document(facts["spec"]))
     rows = [
         [
             path,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import sys
 import time
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sltcore.cli.console import Console
+from sltcore.cli.results import Rows, Targets, json_line, shown
 from sltcore.cli.specs import Settings
 from sltcore.errors import ContextError, DataError, SltError
 
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from sltcore.pipeline import Item, Output, Pipeline
 
 EXIT_PARTLY = 1
+MOST_OF_A_NAME = 1024  # longer arguments are texts, not names of files
+PROVENANCE = "provenance.json"
+LOG = logging.getLogger(__name__)
 
 
 def app(
@@ -29,7 +34,7 @@ def app(
         list[str],
         typer.Argument(
             metavar="INPUT...",
-            help="recordings, folders, or manifests (csv, tsv, jsonl); texts where the pipeline reads text",
+            help="recordings, folders, or manifests (csv, tsv, jsonl); texts, or files of lines, where the pipeline reads text",
         ),
     ],
     out: Annotated[
@@ -45,14 +50,17 @@ def app(
     vtt: Annotated[bool, typer.Option("--vtt", help="subtitles in WebVTT form")] = False,
     ctm: Annotated[bool, typer.Option("--ctm", help="word times in NIST CTM form")] = False,
     phrases: Annotated[
-        Path | None, typer.Option("--phrases", metavar="FILE", help="phrases to expect, one a line")
+        Path | None,
+        typer.Option(
+            "--phrases", metavar="FILE", help="phrases to expect, one a line; jsonl: texts or maps with a bonus"
+        ),
     ] = None,
     reference: Annotated[
         str | None,
         typer.Option(
             "--reference",
             metavar="FILE|CHANNEL",
-            help="the playback signal: a recording, or a channel of each input, counted from 0",
+            help="the playback signal: a recording, or a channel of each input, counted from 0 (the input is then another one)",
         ),
     ] = None,
     context: Annotated[
@@ -72,49 +80,64 @@ def app(
     With --out, results are kept as they come and a repeated call does only what is missing; a bad input is reported and
     the rest is done. Exit codes: 0 all done, 1 some inputs failed, 2 nothing could be run, 3 an unforeseen error.
     """
-    formats = [name for name, wanted in (("srt", srt), ("vtt", vtt), ("ctm", ctm)) if wanted]
-    if len(formats) + as_json > 1:
-        raise SltError(
-            f"choose one of --json, --srt, --vtt, --ctm; got {', '.join(formats)}{' and json' if as_json else ''}"
-        )
+    form = _form(as_json, srt=srt, vtt=vtt, ctm=ctm)
     if threads is not None:
         _set_threads(threads)
     from sltcore.bundle import load
+    from sltcore.context import check_context
 
     pipeline = load(spec, overrides=settings or (), device=device)
     given = _context(pipeline, phrases, context or [])
+    if reference is not None:
+        check_context({"reference": reference}, pipeline.context_keys, batch=None)
+    prepared = pipeline.prepare(**given)
     work = _items(pipeline, inputs)
-    if len(work) > 1 and out is None and formats and formats[0] != "ctm":
+    if len(work) > 1 and out is None and form in ("srt", "vtt"):
         raise SltError(
-            f"--{formats[0]} with {len(work)} inputs writes one file for each; say where with --out FOLDER/results.jsonl"
+            f"--{form} with {len(work)} inputs writes one file for each; say where with --out FOLDER/results.jsonl"
         )
-    rows = _Rows(out, _fingerprint(pipeline, given, reference), force=force)
-    todo = [item for item in work if item.id not in rows.done]
+    rows = Rows(out, _fingerprint(spec, pipeline, given, reference), force=force)
+    todo = [item for item in work if not rows.is_done(item)]
     if len(todo) < len(work):
         Console().say(f"{len(work) - len(todo)} of {len(work)} are done already in {out}")
+    beside = {}
     if reference is not None:
-        given["reference"] = [_reference(reference, item) for item in todo]
-    prepared = pipeline.prepare(**given) if reference is None else None
-    failed = 0
-    start = time.perf_counter()
-    seconds = 0.0
-    outputs = pipeline.run(
-        todo, prepared=prepared, keep_going=True, batch_size=batch_size, count=len(todo), **({} if prepared else given)
-    )
+        todo, beside["reference"] = _with_reference(reference, todo)
+    writer = _Writer(rows, Targets(work, out), form, many=len(work) > 1, has_out=out is not None)
+    failed, seconds, start = 0, 0.0, time.perf_counter()
+    outputs = pipeline.run(todo, prepared=prepared, keep_going=True, batch_size=batch_size, count=len(todo), **beside)
     for output in _with_progress(outputs, len(todo)):
         seconds += output.duration_s or 0.0
         if output.error is not None:
             failed += 1
-            Console().error(str(output.error))
+            _report(output)
             continue
-        _emit(output, rows, formats[0] if formats else "json" if as_json else "text", out, many=len(work) > 1)
-    _measure(pipeline, rows, work)
+        writer.write(output)
+    _measure(pipeline, rows, work, form)
     wall = time.perf_counter() - start
     if todo and seconds:
         Console().say(f"{len(todo) - failed} of {len(todo)} inputs, {seconds:.1f} s of audio in {wall:.1f} s")
     if failed:
         Console().warn(f"{failed} of {len(todo)} inputs failed, the rest is done")
         raise typer.Exit(EXIT_PARTLY)
+
+
+def _form(as_json: bool, **wanted: bool) -> str:
+    """text, json, srt, vtt or ctm."""
+    formats = [name for name, given in wanted.items() if given]
+    if len(formats) + as_json > 1:
+        raise SltError(
+            f"choose one of --json, --srt, --vtt, --ctm; got {', '.join(formats)}{' and json' if as_json else ''}"
+        )
+    return formats[0] if formats else "json" if as_json else "text"
+
+
+def _report(output: Output) -> None:
+    """Why an input failed, on one line that names it."""
+    text, name = shown(" ".join(str(output.error).split())), shown(output.item.id)
+    named = name in text or (isinstance(output.item.source, str) and shown(output.item.source) in text)
+    Console().error(text if named else f"{name}: {text}")
+    LOG.debug("%s", name, exc_info=output.error)
 
 
 def _set_threads(threads: int) -> None:
@@ -141,127 +164,160 @@ def _context(pipeline: Pipeline, phrases: Path | None, pairs: list[str]) -> dict
     return given
 
 
-def read_phrases(path: Path) -> list[str]:
-    """Phrases of a text file, one a line; empty lines and lines that begin with # are left out."""
+def read_phrases(path: Path) -> list[Any]:
+    """Phrases of a text file, one a line; empty lines and lines that begin with # are left out.
+
+    In a `.jsonl` file each line is a text, or a map with what the decoder knows of phrases (text, bonus, spellings).
+    """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise DataError(f"--phrases {path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise DataError(f"--phrases {path}: is not UTF-8 text; save it as UTF-8, one phrase a line") from None
-    found = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    found: list[Any] = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if path.suffix.lower() in (".jsonl", ".ndjson"):
+        found = [_phrase(line, f"--phrases {path}") for line in found]
     if not found:
         raise DataError(f"--phrases {path}: holds no phrase; write one a line")
     return found
 
 
+def _phrase(line: str, where: str) -> Any:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        value = None
+    if not isinstance(value, str | dict):
+        raise DataError(
+            f'{where}: {line[:60]!r} is no JSON text or map, such as "Anna" or {{"text": "Anna", "bonus": 3}}'
+        )
+    return value
+
+
 def _items(pipeline: Pipeline, inputs: list[str]) -> list[Item]:
+    """The inputs of a call, each once and each under an id of its own."""
     from sltcore.pipeline import Item
 
     if pipeline.consumes.type == "Text":
-        return [Item(str(index), text) for index, text in enumerate(inputs)]
+        return [Item(str(index), text) for index, text in enumerate(_texts(inputs))]
     from sltcore.data import iter_inputs
 
-    return list(iter_inputs(inputs))
+    found: dict[str, Item] = {}
+    for given in inputs:
+        for item in iter_inputs([given]):
+            name = item.id
+            if name in found and found[name]._replace(text=item.text) != item:
+                name = f"{given}/{item.id}"  # another recording of the same name, from another folder or manifest
+            found.setdefault(name, item._replace(id=name))
+    return list(found.values())
 
 
-def _reference(reference: str, item: Item) -> Any:
-    if reference.isdigit():
-        return item._replace(channel=int(reference))
-    return Path(reference)
+def _texts(inputs: list[str]) -> Iterator[str]:
+    """Texts as they are given; of a file each line that is not empty."""
+    for text in inputs:
+        if "\n" in text or len(text) > MOST_OF_A_NAME or not Path(text).is_file():
+            yield text
+            continue
+        try:
+            lines = Path(text).read_text(encoding="utf-8-sig").splitlines()
+        except OSError as error:
+            raise DataError(f"{text} cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise DataError(f"{text} is not UTF-8 text; save it as UTF-8, one text a line") from None
+        yield from (line for line in lines if line.strip())
 
 
-def _fingerprint(pipeline: Pipeline, context: dict[str, Any], reference: str | None) -> str:
-    text = json.dumps([pipeline.spec.filled(), context, reference, pipeline.spec.name], sort_keys=True, default=str)
+def _with_reference(reference: str, items: list[Item]) -> tuple[list[Item], Any]:
+    """The inputs, and their playback signal: one recording for all, or a channel of each.
+
+    Where the playback is a channel, the input is another one: the manifest's, else the first that is left.
+    """
+    if not reference.isdigit():
+        return items, Path(reference)
+    channel = int(reference)
+    other = 1 if channel == 0 else 0
+    inputs = [item if item.channel is not None else item._replace(channel=other) for item in items]
+    return inputs, [item._replace(channel=channel) for item in items]
+
+
+def _fingerprint(spec: str, pipeline: Pipeline, context: dict[str, Any], reference: str | None) -> str:
+    """What decides the results beside the inputs: the spec, the saved weights, and the side information.
+
+    How inputs are batched is left out: it changes no result.
+    """
+    filled = {
+        name: value for name, value in pipeline.spec.filled().items() if name not in ("batch", "name", "description")
+    }
+    saved = Path(spec) / PROVENANCE
+    weights = json.loads(saved.read_bytes())["self"] if saved.is_file() else None
+    text = json.dumps([filled, context, reference, weights], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-class _Rows:
-    """The results file: what is done, and appending so that a kill loses at most the line being written."""
+class _Writer:
+    """Prints results and keeps them, in the form that was asked for."""
 
-    def __init__(self, path: Path | None, fingerprint: str, *, force: bool) -> None:
-        self.path = path
-        self.fingerprint = fingerprint
-        self.done: dict[str, dict[str, Any]] = {}
-        if path is None:
-            return
-        if force:
-            path.unlink(missing_ok=True)
-        if path.exists():
-            self._read(path)
+    def __init__(self, rows: Rows, targets: Targets, form: str, *, many: bool, has_out: bool) -> None:
+        self.rows = rows
+        self.targets = targets
+        self.form = form
+        self.many = many
+        self.has_out = has_out
+
+    def write(self, output: Output) -> None:
+        """One result."""
+        from sltcore.cli.subtitles import FORMATS
+        from sltcore.types import NBest
+
+        item, value = output.item, output.value
+        if self.form in FORMATS and not isinstance(value, NBest):
+            raise SltError(f"--{self.form} needs a pipeline that gives text, this one gives {type(value).__name__}")
+        row = {"id": item.id, "duration_s": output.duration_s, **self._fields(item, value)}
+        if self.form in FORMATS:
+            text = FORMATS[self.form](value.best, self.targets.name(item))
+            self._subtitles(item, text)
+        self.rows.add(item, row)
+        if self.form == "json":
+            Console().result(json_line(row))
+        elif self.form == "text":
+            said = row["text"] if "text" in row else shown(str(row.get("audio", row.get("array"))))
+            Console().result(f"{shown(item.id)}\t{said}" if self.many else said)
+
+    def _fields(self, item: Item, value: Any) -> dict[str, Any]:
+        from sltcore.audio import Recording
+        from sltcore.types import NBest
+
+        if isinstance(value, NBest):
+            return result_row(value)
+        if isinstance(value, str):
+            return {"text": value}
+        ending = ".out.wav" if isinstance(value, Recording) else ".npy"
+        target = self.targets.path(item, ending)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a", encoding="utf-8"):
-                pass
+            if isinstance(value, Recording):
+                import soundfile
+
+                with target.open("wb") as file:
+                    soundfile.write(file, value.samples, value.sample_rate_hz, format="WAV")
+                return {"audio": str(target)}
+            import numpy as np
+
+            np.save(target, value)
         except OSError as error:
-            raise DataError(f"--out {path}: cannot be written: {error.strerror}") from None
+            raise DataError(f"{target} cannot be written: {error.strerror}; choose another place with --out") from None
+        return {"shape": list(value.shape), "array": str(target)}
 
-    def _read(self, path: Path) -> None:
-        whole = 0
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if not line.endswith(b"\n"):
-                    break
-                try:
-                    row = json.loads(line)
-                    mark = row["run"]
-                except (ValueError, KeyError, TypeError):
-                    raise DataError(
-                        f"--out {path}: line {number} is no result of slt run; choose another file, or --force to start it anew"
-                    ) from None
-                if mark != self.fingerprint:
-                    raise DataError(
-                        f"--out {path}: was written with another spec or other side information; choose another file, or --force to start it anew"
-                    )
-                self.done[row["id"]] = row
-                whole += len(line)
-        os.truncate(path, whole)
-
-    def add(self, row: dict[str, Any]) -> None:
-        row = {**row, "run": self.fingerprint}
-        self.done[row["id"]] = row
-        if self.path is None:
+    def _subtitles(self, item: Item, text: str) -> None:
+        if not self.has_out or self.form == "ctm":
+            Console().result(text)
             return
+        target = self.targets.path(item, f".{self.form}")
         try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        except OSError as error:
-            raise DataError(
-                f"--out {self.path}: cannot be written: {error.strerror}; what was finished is kept"
-            ) from None
-
-
-def _emit(output: Output, rows: _Rows, form: str, out: Path | None, *, many: bool) -> None:
-    from sltcore.audio import Recording
-    from sltcore.cli.subtitles import FORMATS
-    from sltcore.types import NBest
-
-    console = Console()
-    value = output.value
-    row: dict[str, Any] = {"id": output.item.id, "duration_s": output.duration_s}
-    if isinstance(value, NBest):
-        row.update(result_row(value))
-    elif isinstance(value, Recording):
-        row["audio"] = str(_write_wave(value, output.item, out))
-    else:
-        row["shape"] = list(value.shape)
-        row["array"] = str(_write_array(value, output.item, out))
-    rows.add(row)
-    if form == "json":
-        console.result(json.dumps(row, ensure_ascii=False))
-    elif form in FORMATS:
-        if not isinstance(value, NBest):
-            raise SltError(f"--{form} needs a pipeline that gives text, this one gives {type(value).__name__}")
-        text = FORMATS[form](value.best, Path(output.item.id).stem)
-        if out is not None and form != "ctm":
-            target = _target(output.item, out, f".{form}")
             target.write_text(text, encoding="utf-8")
-            console.say(f"wrote {target}")
-        else:
-            console.result(text)
-    else:
-        text = row.get("text", row.get("audio", row.get("array", "")))
-        console.result(f"{output.item.id}\t{text}" if many else str(text))
+        except OSError as error:
+            raise DataError(f"{target} cannot be written: {error.strerror}; choose another place with --out") from None
+        Console().say(f"wrote {shown(str(target))}")
 
 
 def result_row(nbest: Any) -> dict[str, Any]:
@@ -277,31 +333,6 @@ def result_row(nbest: Any) -> dict[str, Any]:
     if len(nbest) > 1:
         row["n_best"] = [{"text": other.text, "score": round(other.score, 4)} for other in nbest]
     return row
-
-
-def _target(item: Item, out: Path | None, ending: str) -> Path:
-    """A file beside the results, below the same folders as the input below its own."""
-    name = Path(item.id)
-    inside = Path(name.name) if name.is_absolute() or ".." in name.parts else name
-    target = (out.parent if out is not None else Path()) / inside.with_suffix(ending)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    return target
-
-
-def _write_wave(recording: Any, item: Item, out: Path | None) -> Path:
-    import soundfile
-
-    target = _target(item, out, ".out.wav")
-    soundfile.write(target, recording.samples, recording.sample_rate_hz)
-    return target
-
-
-def _write_array(array: Any, item: Item, out: Path | None) -> Path:
-    import numpy as np
-
-    target = _target(item, out, ".npy")
-    np.save(target, array)
-    return target
 
 
 def _with_progress(outputs: Iterator[Output], total: int) -> Iterator[Output]:
@@ -321,11 +352,9 @@ def _with_progress(outputs: Iterator[Output], total: int) -> Iterator[Output]:
             yield output
 
 
-def _measure(pipeline: Pipeline, rows: _Rows, work: list[Item]) -> None:
+def _measure(pipeline: Pipeline, rows: Rows, work: list[Item], form: str) -> None:
     """Scores of the metrics in the spec over the inputs whose text is known, with 95 % bootstrap intervals."""
-    known = [
-        (item, rows.done[item.id]) for item in work if item.text is not None and "text" in rows.done.get(item.id, {})
-    ]
+    known = [(item, said) for item in work if item.text is not None and (said := rows.texts.get(item.id)) is not None]
     if not pipeline.metrics or not known:
         return
     import numpy as np
@@ -336,12 +365,15 @@ def _measure(pipeline: Pipeline, rows: _Rows, work: list[Item]) -> None:
     for metric in pipeline.metrics:
         metric.reset()
         metric.update(
-            [NBest([Hypothesis(row["text"])]) for _, row in known],
+            [NBest([Hypothesis(said)]) for _, said in known],
             [item.text for item, _ in known],
             ids=[item.id for item, _ in known],
         )
         found = interval(metric.per_item(), metric.reduce, clusters=metric.groups, generator=np.random.default_rng(0))
         for name, value in found.items():
-            Console().result(
-                f"{name}: {value.value:.2f} {value.unit} [{value.low:.2f}, {value.high:.2f}] on {len(known)} inputs"
-            )
+            if form == "json":
+                figures = {"value": value.value, "low": value.low, "high": value.high, "unit": value.unit}
+                Console().result(json.dumps({"metric": name, **figures, "inputs": len(known)}, ensure_ascii=False))
+                continue
+            line = f"{name}: {value.value:.2f} {value.unit} [{value.low:.2f}, {value.high:.2f}] on {len(known)} inputs"
+            (Console().result if form == "text" else Console().say)(line)

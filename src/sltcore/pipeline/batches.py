@@ -15,9 +15,9 @@ from sltcore.types import Encoded, Features, Item, Port, Text, Waveform
 
 
 class Entry(NamedTuple):
-    """One input that is read: its place in the call, and its samples, frames or text."""
+    """One input that is read: its place in the call, the item, and its samples, frames or text."""
 
-    index: int
+    place: int
     item: Item
     value: Any
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -162,7 +162,7 @@ def build_spec(spec: Spec, registry: Registry, folder: Path | None = None) -> Bu
                 continue
             label = f"{stage} '{block.use}'" if isinstance(block, Block) else stage
             try:
-                part = build_block(block, stage, upstream, scope) if isinstance(block, Block) else scope.resolve(block, stage)
+                part = _stage(block, stage, upstream, scope)
             except PortError as error:
                 if upstream is None:
                     raise
@@ -171,14 +171,25 @@ def build_spec(spec: Spec, registry: Registry, folder: Path | None = None) -> Bu
                 check_ports(before, upstream, label, part.consumes)
             parts[stage] = part
             upstream, before = part.produces, label
-        transforms = [
-            build_block(block, path_text(("transforms", i)), upstream, scope)
-            for i, block in enumerate(spec.model.transforms)
-        ]
-        metrics = [
-            build_block(block, path_text(("metrics", i)), upstream, scope) for i, block in enumerate(spec.model.metrics)
-        ]
+        transforms = _list(spec.model.transforms, "transforms", upstream, scope)
+        metrics = _list(spec.model.metrics, "metrics", upstream, scope)
     return Built(parts, transforms, metrics, Model(parts), scope)
+
+
+def _stage(block: Block | Ref, stage: str, upstream: Port | None, scope: Scope) -> Any:
+    if isinstance(block, Block):
+        return build_block(block, stage, upstream, scope)
+    part = scope.resolve(block, stage)
+    if not isinstance(part, INTERFACES[stage]):
+        raise PortError(
+            f"{stage}: {{ref: {block.ref}}} is a {type(part).__name__}, expected {INTERFACES[stage].__name__}"
+        )
+    return part
+
+
+def _list(blocks: Sequence[Block | Ref], name: str, upstream: Port | None, scope: Scope) -> list[Any]:
+    """Transforms or metrics, each one built where it stands."""
+    return [_fill_slot(block, path_text((name, place)), upstream, scope) for place, block in enumerate(blocks)]
 
 
 def build_component(
@@ -203,7 +214,7 @@ def build_component(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         slots = {
-            field: _fill_slot(value, f"{kind}.{field}", upstream, scope) for field, value in _slot_fields(block.config)
+            slot: _fill_slot(value, f"{kind}.{slot}", upstream, scope) for slot, value in _slot_fields(block.config)
         }
         ports = Ports(upstream=upstream, slots=slots, offers={**scope.offers(), **(offers or {})}, folder=folder)
         return _call_builder(block.entry, block.config, ports, kind)

@@ -33,7 +33,9 @@ def is_single(source: Any) -> bool:
     if isinstance(source, np.ndarray) or _is_tensor(source):
         return getattr(source, "ndim", 1) <= 1 or (source.ndim == 2 and 1 in source.shape)
     if isinstance(source, tuple) and len(source) == 2:
-        return any(isinstance(part, int | float | np.number) for part in source)  # (array, rate), or the wrong way round
+        return any(
+            isinstance(part, int | float | np.number) for part in source
+        )  # (array, rate), or the wrong way round
     return hasattr(source, "get_all_samples") or (hasattr(source, "read") and hasattr(source, "seek"))
 
 

@@ -163,10 +163,14 @@ class Pipeline:
         of items where it is known; values that differ from utterance to utterance are checked against it.
         """
         if prepared is not None and prepared.pipeline is not self:
-            raise ContextError("prepared= was made by another pipeline; make it with the prepare of the one that is called")
+            raise ContextError(
+                "prepared= was made by another pipeline; make it with the prepare of the one that is called"
+            )
         ready = prepared.context if prepared is not None else {}
         together = {**ready, **context}
-        if count is None and any(is_per_utterance(v, self.context_keys[k]) for k, v in together.items() if k in self.context_keys):
+        if count is None and any(
+            is_per_utterance(v, self.context_keys[k]) for k, v in together.items() if k in self.context_keys
+        ):
             items = list(items)
             count = len(items)
         check_context(context, self.context_keys, batch=count)
@@ -225,7 +229,9 @@ class Pipeline:
         check_context(given, self.context_keys, batch=1)
         for name in SYNCHRONOUS:
             if given.get(name) is not None:
-                raise ContextError(f"'{name}' runs beside the input: push it with the samples, push(samples, {name}=...)")
+                raise ContextError(
+                    f"'{name}' runs beside the input: push it with the samples, push(samples, {name}=...)"
+                )
         return PipelineSession(self, read_signals(self._prepared(given), self.context_keys, self.sample_rate_hz))
 
     @contextmanager
@@ -297,27 +303,37 @@ class _Window:
         longest_s = pipeline.spec.model.segment.above_s
         with ExitStack() as stack:
             with pipeline.stage("read", 1):
-                value = stack.enter_context(opened(item, pipeline.sample_rate_hz, longest_s)) if self.divides else pipeline.read(item)
+                value = (
+                    stack.enter_context(opened(item, pipeline.sample_rate_hz, longest_s))
+                    if self.divides
+                    else pipeline.read(item)
+                )
             if self.divides and not isinstance(value, Recording):
                 with pipeline.stage("long", 1):
-                    result, seconds = run_long(pipeline, item, value, select(self.context, pipeline.context_keys, [index]))
+                    result, seconds = run_long(
+                        pipeline, item, value, select(self.context, pipeline.context_keys, [index])
+                    )
                 self._done[index] = Output(item, result, seconds)
                 return
         self._ready.append(Entry(index, item, value))
         self._held += self._ready[-1].size
 
     def _batch(self, batch: list[Entry]) -> dict[int, Output]:
-        chosen = select(self.context, self.pipeline.context_keys, [entry.index for entry in batch])
+        chosen = select(self.context, self.pipeline.context_keys, [entry.place for entry in batch])
         try:
             values = self.pipeline.run_batch([entry.value for entry in batch], chosen)
+            LOG.info("%d inputs, the longest of %d units", len(batch), batch[-1].size)
         except Exception as error:
             if not self.keep_going:
                 raise
             if len(batch) == 1:
                 entry = batch[0]
-                return {entry.index: Output(entry.item, None, entry.duration_s, _failure(entry.item, error))}
+                return {entry.place: Output(entry.item, None, entry.duration_s, _failure(entry.item, error))}
         else:
-            return {entry.index: Output(entry.item, value, entry.duration_s) for entry, value in zip(batch, values, strict=True)}
+            return {
+                entry.place: Output(entry.item, value, entry.duration_s)
+                for entry, value in zip(batch, values, strict=True)
+            }
         results: dict[int, Output] = {}
         for entry in batch:  # find the one that fails, and keep the others
             results.update(self._batch([entry]))

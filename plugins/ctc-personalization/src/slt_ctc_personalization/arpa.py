@@ -209,7 +209,7 @@ def _find_word(buffer, first, last, table, spans):  # type: ignore[no-untyped-de
                     break
         row += 1
         if row == len(table):
-            row = 0
+            row = np.int64(0)
     return row, tag
 
 

@@ -50,8 +50,10 @@ class Clock(NamedTuple):
         offset, shift = self.offset_s, self.frame_shift_s
         limits = [*first[1:], last[-1] + 1] if last else []
         return tuple(
-            (offset + begin * shift, offset + max(min(end + 1, limit), begin + 1) * shift)
-            for begin, end, limit in zip(first, last, limits, strict=True)
+            [
+                (offset + begin * shift, offset + max(min(end + 1, limit), begin + 1) * shift)
+                for begin, end, limit in zip(first, last, limits, strict=True)
+            ]
         )
 
 

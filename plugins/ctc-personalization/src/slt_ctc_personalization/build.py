@@ -25,6 +25,7 @@ from slt_ctc_personalization.lexicon import (
 from slt_ctc_personalization.lexicon_trie import LexiconTrie, map_labels
 from slt_ctc_personalization.ngram import NgramModel, load_lm
 from slt_ctc_personalization.search import BeamSearch
+from slt_ctc_personalization.settings import UNKNOWN_WORD_LOG_PROB
 from slt_ctc_personalization.spelling import LabelSpeller, LexiconSpeller, PhoneSpeller, Speller
 from sltcore import ctc
 from sltcore.errors import BundleError, DataError, VocabularyError
@@ -44,16 +45,33 @@ DICTIONARY_FILE = "cmudict-en-us.dict"
 class Tuned(NamedTuple):
     """Values of the fields that a spec leaves empty."""
 
+    beam: int
+    token_min_log_prob: float
+    beam_prune_log_prob: float
     lm_weight: float
     word_bonus: float
     unknown_word_log_prob: float
     phrase_bonus: float
-    beam_prune_log_prob: float
 
 
-LABELS = Tuned(lm_weight=0.5, word_bonus=1.5, unknown_word_log_prob=-10.0, phrase_bonus=1.0, beam_prune_log_prob=-10.0)
+LABELS = Tuned(
+    beam=100,
+    token_min_log_prob=-5.0,
+    beam_prune_log_prob=-10.0,
+    lm_weight=0.5,
+    word_bonus=1.5,
+    unknown_word_log_prob=UNKNOWN_WORD_LOG_PROB,
+    phrase_bonus=1.0,
+)
+# Chosen on training prompts by experiments/tune_search.py and experiments/tune_phrases.py.
 ENGLISH_WORDS = Tuned(
-    lm_weight=0.8, word_bonus=0.5, unknown_word_log_prob=-4.0, phrase_bonus=1.0, beam_prune_log_prob=-14.0
+    beam=60,
+    token_min_log_prob=-8.0,
+    beam_prune_log_prob=-11.0,
+    lm_weight=0.6,
+    word_bonus=-1.5,
+    unknown_word_log_prob=UNKNOWN_WORD_LOG_PROB,
+    phrase_bonus=0.5,
 )
 
 
@@ -76,8 +94,8 @@ def ctc_beam(config: CtcBeamConfig, ports: Ports) -> CtcBeam:
         blank=labels.blank,
         word_boundary=labels.boundary,
         excluded=labels.excluded,
-        beam=config.beam,
-        token_min_log_prob=config.token_min_log_prob,
+        beam=int(_chosen(config.beam, tuned.beam)),
+        token_min_log_prob=_chosen(config.token_min_log_prob, tuned.token_min_log_prob),
         beam_prune_log_prob=_chosen(config.beam_prune_log_prob, tuned.beam_prune_log_prob),
         lm=lm,
         lm_unit=config.lm_unit,

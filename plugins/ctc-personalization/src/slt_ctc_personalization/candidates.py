@@ -22,6 +22,7 @@ from slt_ctc_personalization.prefix_tree import (
     LAST,
     LM,
     OUTSIDE,
+    OWNER,
     PARENT,
     PHRASE,
     SIZE,
@@ -37,6 +38,9 @@ NO_LM, WORD_LM, TOKEN_LM = 0, 1, 2
 NO_EDGES, BOUNDARY_EDGES, MARK_EDGES = 0, 1, 2
 EXCLUDED, STARTS_WORD = 1, 2
 INFINITY = np.inf
+
+LETTERS_OF_A_WORD = 6.0
+"""An unknown word pays once for each so many characters, but at least once: what the peers take for a usual word."""
 
 
 class Options(NamedTuple):
@@ -209,6 +213,7 @@ def same_future(beam, one, other, listed):
         and nodes[one, KEY] == nodes[other, KEY]
         and nodes[one, FLAGS] == nodes[other, FLAGS]
         and (listed == 0 or nodes[one, EXTRA] == nodes[other, EXTRA])
+        and (listed == 0 or nodes[one, SPELL] >= 0 or nodes[one, OWNER] == nodes[other, OWNER])
     )
 
 

@@ -15,7 +15,9 @@ class CtcBeamConfig(Config):
     Without `head`, `vocabulary` and `characters` the encoder's own head and labels are used, where it offers them.
     """
 
-    beam: int = Field(100, ge=1, le=10_000, description="hypotheses kept for each frame")
+    beam: int | None = Field(
+        None, ge=1, le=10_000, description="hypotheses kept for each frame; empty: 60 for English words, else 100"
+    )
     lexicon: Literal["none", "english", "spelling"] = Field(
         "none",
         description="words to write: english (CMU dictionary, for a recogniser of phones), spelling (the words of the "
@@ -41,7 +43,9 @@ class CtcBeamConfig(Config):
     phrase_bonus: float | None = Field(
         None, ge=0, le=100, description="natural-log score for each label of a phrase of the list; empty: as tuned"
     )
-    token_min_log_prob: float = Field(-5.0, ge=-1e4, le=0, description="labels below it in a frame are not tried")
+    token_min_log_prob: float | None = Field(
+        None, ge=-1e4, le=0, description="labels below it in a frame are not tried; empty: as tuned"
+    )
     beam_prune_log_prob: float | None = Field(
         None, ge=-1e4, le=0, description="hypotheses further than this below the best are dropped; empty: as tuned"
     )

@@ -17,7 +17,7 @@ import json
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -87,7 +87,7 @@ def load_confusions(
 
 
 @cache
-def _read(name: str) -> dict[str, object] | dict[str, list[object]]:  # type: ignore[type-arg]
+def _read(name: str) -> dict[str, Any]:
     path = files("slt_ctc_personalization") / "data" / f"confusions-{name}.json"
     if not path.is_file():
         known = sorted(
@@ -96,4 +96,5 @@ def _read(name: str) -> dict[str, object] | dict[str, list[object]]:  # type: ig
             if entry.name.startswith("confusions-")
         )
         raise DataError(f"no confusions are named '{name}'; installed: {', '.join(known)}.")
-    return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content

@@ -8,6 +8,7 @@ from __future__ import annotations
 from slt_ctc_personalization.candidates import (
     BOUNDARY_EDGES,
     INFINITY,
+    LETTERS_OF_A_WORD,
     NO_EDGES,
     NO_LM,
     STARTS_WORD,
@@ -36,6 +37,7 @@ from slt_ctc_personalization.prefix_tree import (
     LEFT,
     LM,
     NONEMPTY,
+    OWNER,
     PARENT,
     PHRASE,
     SIZE,
@@ -80,6 +82,12 @@ def boost(nodes, numbers, phrases, state, parent, own, earned):
 
 
 @inline_function
+def unknown_penalty(options, letters):
+    """What an unknown word of so many characters, or the part of one, adds to the score."""
+    return options.lm_weight * options.unknown * max(letters / LETTERS_OF_A_WORD, 1.0)
+
+
+@inline_function
 def close_word(beam, options, spellings, extra, lm, node):
     """Language model and bonus of the word that ends at `node`: (done, language model state)."""
     done, state = beam.numbers[node, DONE], beam.nodes[node, LM]
@@ -93,7 +101,7 @@ def close_word(beam, options, spellings, extra, lm, node):
     log_prob, state = ngram_step(lm, state, word)
     done += options.lm_weight * log_prob + options.word_bonus
     if not known:
-        done += options.lm_weight * options.unknown
+        done += unknown_penalty(options, beam.nodes[node, OWNER])
     return done, state
 
 
@@ -115,11 +123,11 @@ def new_prefix(beam, options, labels, spellings, extra, phrases, lm, parent, lab
     done, lm_state = numbers[parent, DONE], nodes[parent, LM]
     spelled, listed = nodes[parent, SPELL], nodes[parent, EXTRA]
     state, earned = nodes[parent, PHRASE], numbers[parent, EARNED]
-    own, pending = earned, 0.0
+    own, pending, letters = earned, 0.0, nodes[parent, OWNER]
     is_boundary = label == options.boundary
     if is_boundary or (labels.kind[label] & STARTS_WORD and flags & NONEMPTY):
         done, lm_state = close_word(beam, options, spellings, extra, lm, parent)
-        spelled, listed, flags = 0, 0, 0
+        spelled, listed, flags, letters = 0, 0, 0, 0
         if not is_boundary:
             state, earned = close_phrase(beam, options, phrases, parent, edge)
             own = earned
@@ -129,6 +137,7 @@ def new_prefix(beam, options, labels, spellings, extra, phrases, lm, parent, lab
     else:
         state = go_to(phrases, state, label)
         flags &= NONEMPTY
+        letters += labels.char_start[label + 1] - labels.char_start[label]
         if labels.char_start[label + 1] > labels.char_start[label]:
             flags = NONEMPTY
         if options.lm_unit == WORD_LM:
@@ -140,7 +149,7 @@ def new_prefix(beam, options, labels, spellings, extra, phrases, lm, parent, lab
             if spelled > 0 and options.look_ahead:
                 pending = options.lm_weight * spellings.best[spelled] + options.word_bonus
             elif spelled < 0 and listed < 0:
-                pending = options.lm_weight * options.unknown
+                pending = unknown_penalty(options, letters)
         elif options.lm_unit == TOKEN_LM:
             log_prob, lm_state = ngram_step(lm, lm_state, labels.lm_word[label])
             done += options.lm_weight * log_prob + options.word_bonus
@@ -153,6 +162,7 @@ def new_prefix(beam, options, labels, spellings, extra, phrases, lm, parent, lab
     nodes[node, LM] = lm_state
     nodes[node, SPELL] = spelled
     nodes[node, EXTRA] = listed
+    nodes[node, OWNER] = letters
     nodes[node, PHRASE] = state
     nodes[node, FLAGS] = flags
     numbers[node, DONE] = done

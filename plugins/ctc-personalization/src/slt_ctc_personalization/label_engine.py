@@ -33,6 +33,8 @@ class LabelEngine:
         if settings.knows_words:
             self._edges = candidates.MARK_EDGES if settings.word_boundary is None else candidates.BOUNDARY_EDGES
         self.texts = texts = [settings.characters(label) for label in range(len(settings.labels))]
+        spoken = [label for index, label in enumerate(settings.labels) if index != settings.blank]
+        self._joint = " " if any(len(label) > 1 for label in spoken) else ""
         self._alphabet = {character: index for index, character in enumerate(sorted(set("".join(texts))))}
         self.label_tables = self._describe_labels(texts)
         self.spellings = self._spell_vocabulary() if self._unit == candidates.WORD_LM else EMPTY_TRIE
@@ -156,7 +158,7 @@ class LabelEngine:
             kernel.finish_labels, table.options, self.label_tables, self.spellings, table.extra, table.tables,
             self.lm, state.beam, nodes, scores,
         )  # fmt: skip
-        order = np.argsort(-scores[:count], kind="stable")[:n_best]
+        order = np.argsort(-scores[:count], kind="stable")[:n_best].tolist()
         return [self._hypothesis(state.history(int(nodes[i])), float(scores[i]), clock) for i in order]
 
     def partial(self, state: BeamState, table: PhraseTable) -> str:
@@ -168,16 +170,20 @@ class LabelEngine:
 
     def _hypothesis(self, rows: npt.NDArray[np.int64], score: float, clock: Clock) -> Hypothesis:
         settings = self.settings
-        tokens = rows[:, KEY].tolist()
-        first, last = rows[:, START].tolist(), rows[:, LAST].tolist()
+        tokens, first, last = rows[:, (KEY, START, LAST)].T.tolist() if len(rows) else ([], [], [])
         if tokens and tokens[-1] == settings.word_boundary:
             tokens.pop()
-        groups = settings.words(tokens)
         if not settings.knows_words:
-            names = [settings.labels[token] for token in tokens]
-            joint = " " if any(len(label) > 1 for i, label in enumerate(settings.labels) if i != settings.blank) else ""
-            times = clock.spans(first, last)
-            return Hypothesis(joint.join(names), score, tuple(tokens), times)
-        words = ["".join([self.texts[tokens[place]] for place in group]) for group in groups]
-        times = clock.spans([first[group[0]] for group in groups], [last[group[-1]] for group in groups])
+            text = self._joint.join([settings.labels[token] for token in tokens])
+            return Hypothesis(text, score, tuple(tokens), clock.spans(first, last))
+        if settings.word_boundary is not None:  # exactly one boundary between words: no need to look at each label
+            borders = np.flatnonzero(rows[: len(tokens), KEY] == settings.word_boundary).tolist()
+            begins = [0, *(border + 1 for border in borders)] if tokens else []
+            ends = [*(border - 1 for border in borders), len(tokens) - 1] if tokens else []
+        else:
+            groups = settings.words(tokens)
+            begins, ends = [group[0] for group in groups], [group[-1] for group in groups]
+        texts = [self.texts[token] for token in tokens]
+        words = ["".join(texts[begin : end + 1]) for begin, end in zip(begins, ends, strict=True)]
+        times = clock.spans([first[begin] for begin in begins], [last[end] for end in ends])
         return Hypothesis(" ".join(words), score, tuple(tokens), times, {"words": words})

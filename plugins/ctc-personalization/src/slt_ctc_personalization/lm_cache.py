@@ -33,16 +33,16 @@ ALIGNMENT = 64
 
 
 def cache_folder() -> Path:
-    """Where this plugin keeps what it can make again: `SLT_CACHE`, or the platform's cache folder; not created yet."""
+    """A folder of this plugin in the core's cache folder (`SLT_CACHE`, or the platform's), which need not be writable."""
     if chosen := os.environ.get("SLT_CACHE"):
         return Path(chosen).expanduser() / "ctc-personalization"
     if sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
+        base = Path.home() / "Library" / "Caches" / "sltcore"
     elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "sltcore" / "cache"
     else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "slt" / "ctc-personalization"
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sltcore"
+    return base / "ctc-personalization"
 
 
 def file_digest(path: Path) -> str:
@@ -67,7 +67,7 @@ def store_model(model: NgramModel, target: Path) -> bool:
     words = "\n".join(model.words).encode()
     checksum = 0
     for array in arrays:
-        checksum = zlib.crc32(array.tobytes() if not array.size else memoryview(array).cast("B"), checksum)
+        checksum = zlib.crc32(array.tobytes() if not array.size else array.data.cast("B"), checksum)
     head: dict[str, Any] = {
         "order": model.order,
         "arrays": [[array.dtype.str, array.size] for array in arrays],
@@ -83,7 +83,7 @@ def store_model(model: NgramModel, target: Path) -> bool:
             file.write(MAGIC + len(text).to_bytes(4, "little") + text)
             for array in arrays:
                 file.write(b"\0" * (-file.tell() % ALIGNMENT))
-                file.write(memoryview(array).cast("B") if array.size else b"")
+                file.write(array.data.cast("B") if array.size else b"")
             file.write(words)
         os.replace(temporary, target)
     except OSError as error:
@@ -118,7 +118,7 @@ def _unpack(data: mmap.mmap, name: str) -> NgramModel:
     for kind, size in head["arrays"]:
         place += -place % ALIGNMENT
         array = np.frombuffer(data, np.dtype(kind), count=size, offset=place)
-        checksum = zlib.crc32(memoryview(array).cast("B"), checksum) if size else checksum
+        checksum = zlib.crc32(array.data.cast("B"), checksum) if size else checksum
         arrays.append(array)
         place += array.nbytes
     words = data[place : place + head["words"]]

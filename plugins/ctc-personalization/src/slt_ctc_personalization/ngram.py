@@ -80,7 +80,7 @@ def find_slot(slots, count, state, word):  # type: ignore[no-untyped-def]
             return -1 - place
         place += 1
         if place == count:
-            place = 0
+            place = np.int64(0)
 
 
 @inline_function

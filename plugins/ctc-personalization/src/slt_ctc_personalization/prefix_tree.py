@@ -22,7 +22,7 @@ PARENT, KEY, CHILD, NEXT, PREVIOUS, SLOT, START, LAST, LM, SPELL, EXTRA, PHRASE,
 """KEY: the label (at a word's node WORD_KEY - word id). SLOT: place among the frame's candidates, -1 outside.
 START, LAST: frames of the first and the last emission. LM: language model state. SPELL: trie node. EXTRA: node in the
 phrases' spelling trie (token search), or the pronunciation's last trie node (at a word's node). OWNER: the word's node
-that this label belongs to (lexicon search)."""
+that this label belongs to (lexicon search), or the number of characters in the current word (label search)."""
 
 DONE, BASE, EARNED, FUSED, NODE_FLOATS = range(5)
 """DONE: language model and word bonuses of complete words. BASE, EARNED: phrase bonus before and after this label.

@@ -33,8 +33,8 @@ class BeamSearch:
         + sum_{words w} [lm_weight (ln p(w | history) + unknown(w)) + word_bonus] + lm_weight ln p(</s> | history)
         + bonus of the phrases in y  (rule: module `phrases`)
 
-    `unknown(w)` is `unknown_word_log_prob` for a word that is neither in the language model nor in a phrase of the
-    list, else 0; without a language model the middle line is absent. With a lexicon the first sum also runs over the
+    `unknown(w)` is `unknown_word_log_prob * max(1, characters of w / 6)` for a word that is neither in the language
+    model nor in a phrase of the list, else 0: a long unknown word pays like the words it may have swallowed; without a language model the middle line is absent. With a lexicon the first sum also runs over the
     pronunciations of the words and, where `word_boundary` is given, over its presence between words: the label is
     optional there. With `lm_unit="token"` each label is a word of the language model.
 

@@ -96,7 +96,8 @@ class WordEngine:
         if lm is not None and self._unigrams is not None:
             lm_words[:] = [lm.word_id(word) for word in words]
             strange = np.array([not lm.in_vocabulary(word) and word not in listed for word in words])
-            penalty[strange] = settings.lm_weight * settings.unknown_word_log_prob
+            letters = np.array([len(word) for word in words]) / candidates.LETTERS_OF_A_WORD
+            penalty[strange] = settings.lm_weight * settings.unknown_word_log_prob * np.maximum(letters, 1.0)[strange]
             scores = (settings.lm_weight * self._unigrams[lm_words] + settings.word_bonus + penalty).astype(np.float32)
         trie = self.lexicon.tables(scores, added)
         if not settings.look_ahead:
