@@ -43,7 +43,11 @@ def changes(before: str, after: str) -> list[str]:
     """Words that differ, with their neighbours left out."""
     old, new = before.split(), after.split()
     blocks = difflib.SequenceMatcher(a=old, b=new, autojunk=False).get_opcodes()
-    return [f"{' '.join(old[a:b]) or '(nothing)'} -> {' '.join(new[c:d]) or '(nothing)'}" for kind, a, b, c, d in blocks if kind != "equal"]
+    return [
+        f"{' '.join(old[a:b]) or '(nothing)'} -> {' '.join(new[c:d]) or '(nothing)'}"
+        for kind, a, b, c, d in blocks
+        if kind != "equal"
+    ]
 
 
 def main(arguments: list[str]) -> None:
@@ -64,7 +68,9 @@ def main(arguments: list[str]) -> None:
             say(f"spoken: {spoken}\n")
         plain = transcribe(recording, None)
         boosted = transcribe(recording, names)
-        listed = ", ".join(line for line in names.read_text(encoding="utf-8").splitlines() if line.strip() and not line.startswith("#"))
+        listed = ", ".join(
+            line for line in names.read_text(encoding="utf-8").splitlines() if line.strip() and not line.startswith("#")
+        )
         say(f"phrases: {listed}")
         found_changes = changes(str(plain["text"]), str(boosted["text"]))
         say("what the list changed:" if found_changes else "the list changed nothing in this recording")

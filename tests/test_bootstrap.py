@@ -172,6 +172,8 @@ def test_nineteen_of_twenty_intervals_hold_the_truth(method: str) -> None:
         lengths = source.integers(5, 15, 120)
         errors = source.binomial(lengths, np.repeat(source.beta(1, 9, 40), 3))  # E[errors] = 0.1 E[length]
         stats = np.stack([errors, lengths], axis=1).astype(float)
-        found = interval(stats, rate, clusters=speakers.tolist(), replicates=400, generator=source, method=method)["rate"]  # type: ignore[arg-type]
+        found = interval(stats, rate, clusters=speakers.tolist(), replicates=400, generator=source, method=method)[
+            "rate"
+        ]  # type: ignore[arg-type]
         held += found.low <= 10.0 <= found.high
     assert 0.90 <= held / 300 <= 0.985

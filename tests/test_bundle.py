@@ -40,7 +40,9 @@ def encode(pipeline) -> torch.Tensor:
     from sltcore.types import Waveform
 
     with torch.inference_mode():
-        return pipeline.parts["encoder"](Waveform(torch.from_numpy(SOUND)[None], torch.tensor([16000]), 16000), {}).values
+        return pipeline.parts["encoder"](
+            Waveform(torch.from_numpy(SOUND)[None], torch.tensor([16000]), 16000), {}
+        ).values
 
 
 def test_another_process_gives_bitwise_equal_outputs(bundle: Path, tmp_path: Path):
@@ -51,7 +53,9 @@ def test_another_process_gives_bitwise_equal_outputs(bundle: Path, tmp_path: Pat
         "with torch.inference_mode(): e = p.parts['encoder'](Waveform(torch.from_numpy(x)[None], torch.tensor([16000]), 16000), {}).values\n"
         "np.save(sys.argv[2], e.numpy()); print(repr(p(x)))\n"
     )
-    run = subprocess.run([sys.executable, "-c", script, str(bundle), str(tmp_path / "e.npy")], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", script, str(bundle), str(tmp_path / "e.npy")], capture_output=True, text=True, check=True
+    )
     here = sltcore.load(SPEC)
     assert np.array_equal(np.load(tmp_path / "e.npy"), encode(here).numpy())
     assert run.stdout.strip() == repr(here(SOUND))
@@ -104,7 +108,9 @@ def test_a_missing_file_and_a_folder_that_is_no_bundle_are_named(bundle: Path, t
     with pytest.raises(BundleError, match=r"weights.safetensors is missing; copy the bundle again"):
         load_bundle(copy)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(BundleError, match=r"provenance.json is missing, so this is no bundle; make one with `slt pack SPEC DIR`"):
+    with pytest.raises(
+        BundleError, match=r"provenance.json is missing, so this is no bundle; make one with `slt pack SPEC DIR`"
+    ):
         load_bundle(tmp_path / "empty")
 
 
@@ -185,7 +191,10 @@ def test_a_newer_component_version_is_refused_with_the_command(bundle: Path, tmp
     facts["components"]["encoder"]["version"] = 99
     facts.pop("self"), facts.pop("sha256"), facts.pop("bundle")
     provenance.write(copy, facts)
-    with pytest.raises(BundleError, match="encoder was saved by encoder 'lstm' version 99, installed is version 1. Next: pip install -U sltcore-speech"):
+    with pytest.raises(
+        BundleError,
+        match="encoder was saved by encoder 'lstm' version 99, installed is version 1. Next: pip install -U sltcore-speech",
+    ):
         load_bundle(copy)
 
 
@@ -220,7 +229,11 @@ def test_push_uploads_a_verified_folder_and_pull_verifies_what_came(bundle: Path
             return f"https://hub.example/{repo_id}"
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repository, revision, local_dir: shutil.copytree(store, local_dir, dirs_exist_ok=True))
+    monkeypatch.setattr(
+        huggingface_hub,
+        "snapshot_download",
+        lambda repository, revision, local_dir: shutil.copytree(store, local_dir, dirs_exist_ok=True),
+    )
     assert push_bundle(bundle, "me/tiny").endswith("me/tiny")
     pulled = pull_bundle("me/tiny", tmp_path / "pulled")
     assert load_bundle(pulled)(SOUND) == load_bundle(bundle)(SOUND)

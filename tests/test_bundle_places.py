@@ -45,7 +45,16 @@ def test_a_moved_bundle_works_after_its_source_files_are_gone(tmp_path: Path):
     source = tmp_path / "source"
     source.mkdir()
     (source / "words.arpa").write_text(ARPA)
-    spec = {**SPEC, "decoder": {"use": "ctc-beam", "characters": "abcdefgh ", "beam": 4, "lm_file": str(source / "words.arpa"), "lexicon": "spelling"}}
+    spec = {
+        **SPEC,
+        "decoder": {
+            "use": "ctc-beam",
+            "characters": "abcdefgh ",
+            "beam": 4,
+            "lm_file": str(source / "words.arpa"),
+            "lexicon": "spelling",
+        },
+    }
     pipeline = sltcore.load(spec)
     expected = pipeline(SOUND)
     save_bundle(pipeline, tmp_path / "made")
@@ -86,7 +95,9 @@ def test_strays_among_the_components_files_are_refused_and_elsewhere_ignored(bun
     (copy / "files" / ".DS_Store").write_text("x")
     assert load_bundle(copy)(SOUND) == load_bundle(bundle)(SOUND)
     (copy / "files" / "decoder" / "words.arpa").write_text("x")
-    with pytest.raises(BundleError, match=r"files/decoder/words.arpa was added after saving; remove it, or copy the bundle again"):
+    with pytest.raises(
+        BundleError, match=r"files/decoder/words.arpa was added after saving; remove it, or copy the bundle again"
+    ):
         load_bundle(copy)
 
 
@@ -105,7 +116,11 @@ def test_a_signed_file_that_lacks_what_a_bundle_needs_is_refused(bundle: Path, t
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: &a [1,1,1,1,1,1,1,1,1]\n" + "".join(f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join(['*' + chr(97 + i)] * 9)}]\n" for i in range(12)), "spec.yaml"),
+        (
+            "a: &a [1,1,1,1,1,1,1,1,1]\n"
+            + "".join(f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join(['*' + chr(97 + i)] * 9)}]\n" for i in range(12)),
+            "spec.yaml",
+        ),
         ("- a list\n", "spec.yaml is no map"),
         ("slt: 1\nkind: !!python/object/apply:os.system [ls]\n", "spec.yaml"),
     ],

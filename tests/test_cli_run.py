@@ -122,9 +122,15 @@ def test_one_bad_file_is_reported_the_rest_is_finished_and_the_code_is_1(place, 
         (["asr.yaml", "calls/a.wav", "--context", "language"], "--context language: expected KEY=VALUE"),
         (["asr.yaml", "calls/a.wav", "--context", "language=en"], "context 'language' is read by no component"),
         (["asr.yaml", "calls/a.wav", "--reference", "1"], "context 'reference' is read by no component"),
-        (["asr.yaml", "calls/a.wav", "--set", "decoder.bean=3"], "--set decoder.bean=3: decoder.bean: decoder/ctc-greedy has no field 'bean'"),
+        (
+            ["asr.yaml", "calls/a.wav", "--set", "decoder.bean=3"],
+            "--set decoder.bean=3: decoder.bean: decoder/ctc-greedy has no field 'bean'",
+        ),
         (["asr.yaml", "calls/a.wav", "--device", "cuda:9"], "device 'cuda:9' cannot be used"),
-        (["asr.yaml", "calls", "--srt"], "--srt with 3 inputs writes one file for each; say where with --out FOLDER/results.jsonl"),
+        (
+            ["asr.yaml", "calls", "--srt"],
+            "--srt with 3 inputs writes one file for each; say where with --out FOLDER/results.jsonl",
+        ),
         (["asr.yaml", "calls/a.wav", "--batch-size", "0"], "--batch-size"),
         (["asr.yaml"], "INPUT"),
     ],
@@ -212,4 +218,9 @@ def test_subtitles_without_times_are_refused():
 def test_subtitles_go_beside_the_results(place, capsys):
     code, _, err = slt(capsys, "run", "asr.yaml", "calls", "--vtt", "--out", "subs/r.jsonl")
     assert code == 0
-    assert sorted(p.relative_to(place / "subs").as_posix() for p in (place / "subs").rglob("*.*")) == ["a.vtt", "b.vtt", "deep/c.vtt", "r.jsonl"]
+    assert sorted(p.relative_to(place / "subs").as_posix() for p in (place / "subs").rglob("*.*")) == [
+        "a.vtt",
+        "b.vtt",
+        "deep/c.vtt",
+        "r.jsonl",
+    ]

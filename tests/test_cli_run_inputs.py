@@ -114,7 +114,12 @@ def test_results_are_continued_from_another_folder_and_with_other_batches(place,
 def test_a_wrong_call_leaves_the_results_alone(place, capsys):
     slt(capsys, "run", "asr.yaml", "one", "--out", "r.jsonl")
     before = (place / "r.jsonl").read_bytes()
-    for words in (["--context", "language=en"], ["--reference", "1"], ["--phrases", "none.txt"], ["--set", "decoder.x=1"]):
+    for words in (
+        ["--context", "language=en"],
+        ["--reference", "1"],
+        ["--phrases", "none.txt"],
+        ["--set", "decoder.x=1"],
+    ):
         code, _, _ = slt(capsys, "run", "asr.yaml", "one", "--out", "r.jsonl", "--force", *words)
         assert code == 2
         assert (place / "r.jsonl").read_bytes() == before
@@ -154,7 +159,10 @@ def test_a_full_disk_is_one_line_and_code_2(place, capsys, monkeypatch):
     assert [row["id"] for row in rows(place / "r.jsonl")] == ["a.wav"]
 
 
-@pytest.mark.parametrize("name", ["-dash.wav", "ü ñ 漢字.wav", "two\nlines.wav", "tab\there.wav", "quote'\".wav", os.fsdecode(b"\xff\xfe.wav")])
+@pytest.mark.parametrize(
+    "name",
+    ["-dash.wav", "ü ñ 漢字.wav", "two\nlines.wav", "tab\there.wav", "quote'\".wav", os.fsdecode(b"\xff\xfe.wav")],
+)
 def test_unusual_names_stay_one_line_each_and_resume(place, capsys, name):
     write(place / "odd" / name)
     write(place / "odd" / "plain.wav")
@@ -224,7 +232,10 @@ def test_one_recording_can_be_the_reference_of_all(place, capsys):
     write(place / "far.wav", 320)
     code, out, _ = slt(capsys, "-q", "run", "toy.yaml", "one", "--reference", "far.wav", "--context", "language=de")
     assert code == 0
-    assert [line.split()[1:] for line in out.splitlines()] == [["12.50", "2.50", "-", "de"], ["13.75", "2.50", "-", "de"]]
+    assert [line.split()[1:] for line in out.splitlines()] == [
+        ["12.50", "2.50", "-", "de"],
+        ["13.75", "2.50", "-", "de"],
+    ]
     code, _, err = slt(capsys, "run", "toy.yaml", "one", "--reference", "gone.wav")
     assert (code, err.count("no file gone.wav")) == (1, 2)
 
@@ -280,7 +291,9 @@ def test_ctm_names_have_no_spaces_and_differ(place, capsys):
 
 
 def test_nothing_is_kept_of_a_result_that_cannot_be_written_as_asked(place, capsys):
-    (place / "mel.yaml").write_text(yaml.safe_dump({"slt": 1, "kind": "pipeline", "encoder": {"use": "log-mel", "n_mels": 20}}))
+    (place / "mel.yaml").write_text(
+        yaml.safe_dump({"slt": 1, "kind": "pipeline", "encoder": {"use": "log-mel", "n_mels": 20}})
+    )
     code, _, err = slt(capsys, "run", "mel.yaml", "one/a.wav", "--srt", "--out", "r.jsonl")
     assert (code, "--srt needs a pipeline that gives text, this one gives ndarray" in err) == (2, True)
     assert (place / "r.jsonl").read_text() == ""
@@ -302,7 +315,18 @@ def test_an_interrupt_says_what_is_kept_and_ends_with_130(place, capsys, monkeyp
 def test_a_real_interrupt_leaves_whole_lines_and_the_next_run_goes_on(place):
     for index in range(300):
         write(place / "many" / f"{index:03}.wav", 16000)
-    command = [sys.executable, "-c", "from sltcore.cli import main; main()", "run", "asr.yaml", "many", "--out", "r.jsonl", "--batch-size", "1"]
+    command = [
+        sys.executable,
+        "-c",
+        "from sltcore.cli import main; main()",
+        "run",
+        "asr.yaml",
+        "many",
+        "--out",
+        "r.jsonl",
+        "--batch-size",
+        "1",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     until = time.monotonic() + 60
     while time.monotonic() < until and not ((place / "r.jsonl").exists() and (place / "r.jsonl").stat().st_size):
@@ -342,7 +366,19 @@ def test_warnings_and_log_records_are_json_lines_too(place):
         "_Writer.write = noisy\n"
         "main()\n"
     )
-    command = [sys.executable, "-W", "always", "-c", code, "--log-format", "json", "-vv", "run", "asr.yaml", "one/a.wav"]
+    command = [
+        sys.executable,
+        "-W",
+        "always",
+        "-c",
+        code,
+        "--log-format",
+        "json",
+        "-vv",
+        "run",
+        "asr.yaml",
+        "one/a.wav",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found = [json.loads(line) for line in done.stderr.splitlines()]
     assert {"py.warnings", "sltcore.pipeline.pipeline"} <= {entry.get("logger") for entry in found}

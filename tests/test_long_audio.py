@@ -87,7 +87,10 @@ def test_every_form_of_a_long_recording_is_streamed(registry, tmp_path: Path, fo
 def test_the_reference_runs_beside_a_long_input_and_other_sound_is_given_whole(registry, streams):
     pipeline = sltcore.load({**TOY, "encoder": {"use": "echo", "streams": streams}}, registry=registry)
     short = pipeline([sound(3.0)], reference=[sound(2.0, 1)])[0]
-    assert short.text.split()[:2] == [f"{sound(3.0).sum(dtype=np.float64):.2f}", f"{sound(2.0, 1).sum(dtype=np.float64):.2f}"]
+    assert short.text.split()[:2] == [
+        f"{sound(3.0).sum(dtype=np.float64):.2f}",
+        f"{sound(2.0, 1).sum(dtype=np.float64):.2f}",
+    ]
     for reference_s in (9.0, 23.5, 30.0):  # silence follows a short one, a long one is cut
         beside = sound(reference_s, 2)
         long, other = pipeline(
@@ -115,10 +118,16 @@ def test_a_session_takes_the_reference_with_the_samples(registry):
     pipeline = sltcore.load(TOY, registry=registry)
     session = pipeline.open({"phrases": ["a"]})
     session.push(sound(1.0), reference=sound(1.0, 5))
-    with pytest.raises(ContextError, match="stream 'referense' is read by no encoder of this pipeline; streams that are read: reference. Did you mean"):
+    with pytest.raises(
+        ContextError,
+        match="stream 'referense' is read by no encoder of this pipeline; streams that are read: reference. Did you mean",
+    ):
         session.push(sound(1.0), referense=sound(1.0))
     assert session.finish().text.split()[1:3] == [f"{sound(1.0, 5).sum(dtype=np.float64):.2f}", "a"]
-    with pytest.raises(ContextError, match=r"'reference' runs beside the input: push it with the samples, push\(samples, reference=...\)"):
+    with pytest.raises(
+        ContextError,
+        match=r"'reference' runs beside the input: push it with the samples, push\(samples, reference=...\)",
+    ):
         pipeline.open({"reference": sound(1.0)})
 
 
@@ -157,13 +166,23 @@ def test_frames_of_an_encoder_alone_equal_the_offline_ones():
 
 
 def test_an_encoder_that_cannot_stream_gets_the_whole_recording():
-    both = {"slt": 1, "kind": "pipeline", "encoder": {**LSTM["encoder"], "bidirectional": True}, "segment": {"above_s": 5}}
+    both = {
+        "slt": 1,
+        "kind": "pipeline",
+        "encoder": {**LSTM["encoder"], "bidirectional": True},
+        "segment": {"above_s": 5},
+    }
     samples = np.random.default_rng(0).normal(0, 0.1, 16000 * 8).astype(np.float32)
     assert np.array_equal(sltcore.load(both)(samples), sltcore.load(both, overrides=["segment.above_s=100"])(samples))
 
 
 def test_copy_synthesis_of_a_long_recording_keeps_its_length():
-    spec = {"slt": 1, "kind": "pipeline", "vocoder": {"use": "griffin-lim", "iterations": 1}, "segment": {"above_s": 5, "longest_s": 4}}
+    spec = {
+        "slt": 1,
+        "kind": "pipeline",
+        "vocoder": {"use": "griffin-lim", "iterations": 1},
+        "segment": {"above_s": 5, "longest_s": 4},
+    }
     result = sltcore.load(spec)(np.random.default_rng(0).normal(0, 0.1, 16000 * 13).astype(np.float32))
     assert isinstance(result, Recording)
     assert abs(result.duration_s - 13.0) < 0.1
@@ -213,7 +232,11 @@ def test_memory_does_not_grow_with_the_recording(tmp_path: Path, bidirectional):
             for _ in range(minutes):
                 file.write(minute)
         run = subprocess.run(
-            [sys.executable, "-c", code, json.dumps(spec), str(path)], capture_output=True, text=True, check=True, env={"OMP_NUM_THREADS": "1", "PATH": ""}
+            [sys.executable, "-c", code, json.dumps(spec), str(path)],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={"OMP_NUM_THREADS": "1", "PATH": ""},
         )
         peaks.append(int(run.stdout) * (1 if sys.platform == "darwin" else 1024))
     assert peaks[1] - peaks[0] < 60e6  # 32 minutes are 123 MB of float32 samples

@@ -41,7 +41,9 @@ def test_one_input_gives_one_result_and_many_give_a_list(pipeline, tmp_path: Pat
     assert pipeline([tmp_path / "a.wav", noise(1.0)]) == [single, single]
 
 
-@pytest.mark.parametrize("wrap", [lambda x: x, torch.from_numpy, lambda x: (x, 16000), lambda x: Recording(x, 16000), lambda x: x[None]])
+@pytest.mark.parametrize(
+    "wrap", [lambda x: x, torch.from_numpy, lambda x: (x, 16000), lambda x: Recording(x, 16000), lambda x: x[None]]
+)
 def test_every_form_of_samples_gives_the_same_result(pipeline, wrap):
     assert pipeline(wrap(noise(1.0))) == pipeline(noise(1.0))
 
@@ -57,7 +59,9 @@ def test_batches_by_length_do_not_change_results_or_their_order(pipeline):
 def test_a_batch_holds_at_most_the_padded_seconds_asked_for(pipeline):
     narrow = sltcore.load(SPEC, overrides=["batch.seconds=2.5"])
     sizes = []
-    narrow.forward = lambda values, context: sizes.append((len(values), max(len(v.samples) for v in values))) or [NBest([Hypothesis("")])] * len(values)
+    narrow.forward = lambda values, context: (
+        sizes.append((len(values), max(len(v.samples) for v in values))) or [NBest([Hypothesis("")])] * len(values)
+    )
     narrow([noise(s) for s in (0.5, 1.0, 1.0, 2.0, 1.2)])
     assert all(count * longest <= 2.5 * 16000 for count, longest in sizes)
     assert sum(count for count, _ in sizes) == 5
@@ -66,7 +70,9 @@ def test_a_batch_holds_at_most_the_padded_seconds_asked_for(pipeline):
 def test_a_datasets_table_is_read_from_its_audio_column(pipeline, tmp_path: Path):
     datasets = pytest.importorskip("datasets")
     soundfile.write(tmp_path / "a.wav", noise(0.5), 16000, subtype="FLOAT")
-    table = datasets.Dataset.from_dict({"audio": [str(tmp_path / "a.wav")] * 2}).cast_column("audio", datasets.Audio(decode=False))
+    table = datasets.Dataset.from_dict({"audio": [str(tmp_path / "a.wav")] * 2}).cast_column(
+        "audio", datasets.Audio(decode=False)
+    )
     assert pipeline(table) == [pipeline(tmp_path / "a.wav")] * 2
 
 
@@ -86,12 +92,18 @@ def test_building_leaves_the_global_generator_alone():
 
 
 def test_a_context_key_that_nobody_reads_is_refused_with_what_is_read(pipeline):
-    with pytest.raises(ContextError, match="context 'phrases' is read by no component of this pipeline, so it would have no effect; keys that are read: none"):
+    with pytest.raises(
+        ContextError,
+        match="context 'phrases' is read by no component of this pipeline, so it would have no effect; keys that are read: none",
+    ):
         pipeline(noise(0.2), phrases=["a b"])
 
 
 def test_ports_that_do_not_fit_are_refused_naming_both():
-    with pytest.raises(PortError, match="before it stands Features.*encoder 'log-mel' produces Features, decoder 'ctc-greedy' stands after it"):
+    with pytest.raises(
+        PortError,
+        match="before it stands Features.*encoder 'log-mel' produces Features, decoder 'ctc-greedy' stands after it",
+    ):
         sltcore.load({**SPEC, "encoder": "log-mel"})
 
 
@@ -102,13 +114,19 @@ def test_ports_compare_only_attributes_that_both_name():
 
 
 def test_a_reference_that_leads_nowhere_names_what_there_is():
-    with pytest.raises(SltError, match=r"decoder.head: \{ref: encoder.hed\} leads nowhere; before it there is: .*encoder"):
+    with pytest.raises(
+        SltError, match=r"decoder.head: \{ref: encoder.hed\} leads nowhere; before it there is: .*encoder"
+    ):
         sltcore.load({**SPEC, "decoder": {"use": "ctc-greedy", "head": {"ref": "encoder.hed"}}})
 
 
 def test_one_bad_input_is_reported_and_the_rest_is_finished(pipeline, tmp_path: Path):
     (tmp_path / "bad.wav").write_bytes(b"not audio at all")
-    items = [Item("good", noise(0.3)), Item("bad", tmp_path / "bad.wav"), Item("nan", np.array([np.nan] * 400, np.float32))]
+    items = [
+        Item("good", noise(0.3)),
+        Item("bad", tmp_path / "bad.wav"),
+        Item("nan", np.array([np.nan] * 400, np.float32)),
+    ]
     outputs = list(pipeline.run(items, keep_going=True))
     assert [o.item.id for o in outputs] == ["good", "bad", "nan"]
     assert outputs[0].error is None
@@ -136,7 +154,9 @@ def test_long_audio_is_streamed_and_equals_the_offline_result():
 
 def test_long_audio_is_cut_at_pauses_where_components_cannot_stream():
     spec = {**SPEC, "encoder": {**SPEC["encoder"], "bidirectional": True}, "segment": {"above_s": 5, "longest_s": 4}}
-    speech = np.concatenate([noise(3.0, 1), np.zeros(16000, np.float32), noise(3.0, 2), np.zeros(16000, np.float32), noise(2.0, 3)])
+    speech = np.concatenate(
+        [noise(3.0, 1), np.zeros(16000, np.float32), noise(3.0, 2), np.zeros(16000, np.float32), noise(2.0, 3)]
+    )
     result = sltcore.load(spec)(Recording(speech, 16000))
     assert isinstance(result, NBest)
     assert all(a <= b for a, b in result.best.times)
@@ -162,7 +182,10 @@ def test_segments_cover_everything_once_and_cut_in_pauses():
 
 
 def test_joined_segments_shift_times_by_their_start():
-    parts = [(0.0, NBest([Hypothesis("a", -1.0, (1,), ((0.1, 0.2),))])), (5.0, NBest([Hypothesis("b", -2.0, (2,), ((0.3, 0.4),))]))]
+    parts = [
+        (0.0, NBest([Hypothesis("a", -1.0, (1,), ((0.1, 0.2),))])),
+        (5.0, NBest([Hypothesis("b", -2.0, (2,), ((0.3, 0.4),))])),
+    ]
     best = joined(parts).best
     assert (best.text, best.score, best.tokens, best.times) == ("a b", -3.0, (1, 2), ((0.1, 0.2), (5.3, 5.4)))
 

@@ -69,7 +69,9 @@ def test_lists_stay_with_their_utterance_through_sorting_and_many_windows(regist
 def test_a_generator_of_inputs_takes_lists_too(pipeline):
     results = pipeline((ones(n) for n in (300, 200)), language=["a", "b"])
     assert [result.text.split()[-1] for result in results] == ["a", "b"]
-    with pytest.raises(ContextError, match="'language' holds 2 values for 3 inputs; give one for each input, or one for all"):
+    with pytest.raises(
+        ContextError, match="'language' holds 2 values for 3 inputs; give one for each input, or one for all"
+    ):
         pipeline((ones(n) for n in (300, 200, 100)), language=["a", "b"])
 
 
@@ -101,7 +103,9 @@ def test_lists_of_each_utterance_are_prepared_one_by_one(pipeline):
 
 def test_what_another_pipeline_prepared_is_refused(registry, pipeline):
     other = sltcore.load(SPEC, registry=registry).prepare(phrases=["a"])
-    with pytest.raises(ContextError, match="made by another pipeline; make it with the prepare of the one that is called"):
+    with pytest.raises(
+        ContextError, match="made by another pipeline; make it with the prepare of the one that is called"
+    ):
         pipeline(ones(200), prepared=other)
 
 
@@ -114,7 +118,11 @@ def test_what_looks_like_phrases_but_is_none_is_refused(pipeline, wrong):
 def test_a_recording_beside_the_input_stays_with_its_utterance(pipeline, tmp_path: Path):
     soundfile.write(tmp_path / "r.wav", np.full(800, 0.5, np.float32), 16000, subtype="FLOAT")
     results = pipeline([ones(3000), ones(1000), ones(2000)], reference=[ones(300), None, tmp_path / "r.wav"])
-    assert [result.text.split()[:2] for result in results] == [[*said(3000), *said(300)], [*said(1000), "0.00"], [*said(2000), "400.00"]]
+    assert [result.text.split()[:2] for result in results] == [
+        [*said(3000), *said(300)],
+        [*said(1000), "0.00"],
+        [*said(2000), "400.00"],
+    ]
 
 
 def test_a_stereo_files_other_channel_can_be_the_reference(pipeline, tmp_path: Path):
@@ -172,7 +180,11 @@ def test_a_text_pipelines_reranker_sees_the_input_and_the_side_information_of_ea
     spec = {"slt": 1, "kind": "pipeline", "decoder": "lines", "reranker": "judge"}
     pipeline = sltcore.load(spec, registry=registry)
     assert [result.text for result in pipeline(["abc", "xyz"])] == ["cba", "zyx"]
-    assert [result.text for result in pipeline(["abc", "xyz", "q r"], language=["abc", "zyx", None])] == ["abc", "zyx", "r q"]
+    assert [result.text for result in pipeline(["abc", "xyz", "q r"], language=["abc", "zyx", None])] == [
+        "abc",
+        "zyx",
+        "r q",
+    ]
     with pytest.raises(ContextError, match="this pipeline reads text, got a Recording"):
         pipeline(ones(100))
 

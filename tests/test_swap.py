@@ -31,9 +31,15 @@ def babble(seconds: float = 2.0) -> np.ndarray:
     """Vowel-like sounds: a pulse train through two resonances that change every 0.2 s."""
     random = np.random.default_rng(0)
     time = np.arange(int(seconds * 16000)) / 16000
-    first, second = (np.repeat(random.uniform(*r, int(seconds * 5)), 3200)[: len(time)] for r in ((300, 800), (900, 2300)))
+    first, second = (
+        np.repeat(random.uniform(*r, int(seconds * 5)), 3200)[: len(time)] for r in ((300, 800), (900, 2300))
+    )
     voice = (np.sin(2 * np.pi * 120 * time) > 0.95).astype(np.float32)
-    sound = voice * 0.3 + 0.1 * np.sin(2 * np.pi * np.cumsum(first) / 16000) + 0.05 * np.sin(2 * np.pi * np.cumsum(second) / 16000)
+    sound = (
+        voice * 0.3
+        + 0.1 * np.sin(2 * np.pi * np.cumsum(first) / 16000)
+        + 0.05 * np.sin(2 * np.pi * np.cumsum(second) / 16000)
+    )
     return (sound * 0.5).astype(np.float32)
 
 
@@ -71,6 +77,8 @@ def test_the_best_path_of_greedy_never_beats_the_beams_text(bundle: Path):
     from sltcore.types import Waveform
 
     with torch.inference_mode():
-        encoded = greedy.parts["encoder"](Waveform(torch.from_numpy(heard)[None], torch.tensor([len(heard)]), 16000), {})
+        encoded = greedy.parts["encoder"](
+            Waveform(torch.from_numpy(heard)[None], torch.tensor([len(heard)]), 16000), {}
+        )
         scores = [float(greedy.parts["decoder"].score(encoded, [text])[0, 0]) for text in texts]
     assert scores[1] >= scores[0] - 1e-4

@@ -58,7 +58,11 @@ class EchoEncoder(Encoder):
                 beside[row, : len(signal)] = signal
         for row, voice in enumerate(per_utterance(context, VOICE, len(x.lengths))):
             beside[row] += 0.0 if voice is None else float(len(voice))
-        return Encoded(torch.stack([_sums(x.samples, x.lengths), _sums(beside, x.lengths)], -1), self.output_lengths(x.lengths), 0.01)
+        return Encoded(
+            torch.stack([_sums(x.samples, x.lengths), _sums(beside, x.lengths)], -1),
+            self.output_lengths(x.lengths),
+            0.01,
+        )
 
     def open(self, context: Mapping[str, Any]) -> Session:
         if not self.streams:
@@ -114,7 +118,9 @@ class Tally(Decoder):
             if near > 1e6:
                 raise RuntimeError("louder than\nanything foreseen")
             listed = "-" if phrases[row] is None else "+".join(sorted(phrases[row]))
-            found.append(NBest([Hypothesis(f"{near:.2f} {far:.2f} {listed} {languages[row]}", times=((0.0, length * 0.01),))]))
+            found.append(
+                NBest([Hypothesis(f"{near:.2f} {far:.2f} {listed} {languages[row]}", times=((0.0, length * 0.01),))])
+            )
         return found
 
     def open(self, context: Mapping[str, Any]) -> Session:
@@ -198,7 +204,9 @@ def slt_components() -> list[Component]:
     """All of them."""
 
     def component(kind: str, name: str, impl: str, config: str) -> Component:
-        return Component(kind, name, impl=f"toy_components:{impl}", config=f"toy_components:{config}", summary=f"toy {name}")
+        return Component(
+            kind, name, impl=f"toy_components:{impl}", config=f"toy_components:{config}", summary=f"toy {name}"
+        )
 
     return [
         component("encoder", "echo", "echo", "Streams"),

@@ -1,8 +1,8 @@
 """sltcore: speech and language research techniques as plugins.
 
-    import sltcore
-    pipeline = sltcore.load("asr.yaml")
-    print(pipeline("call.wav", phrases=["Amazon Queen"]).text)
+import sltcore
+pipeline = sltcore.load("asr.yaml")
+print(pipeline("call.wav", phrases=["Amazon Queen"]).text)
 """
 
 from __future__ import annotations

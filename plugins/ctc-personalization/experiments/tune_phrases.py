@@ -66,7 +66,10 @@ def main() -> None:
         said = pipeline([Path(row.path) for row in prompts], phrases=phrases)
         heard = [normalized(nbest.text, "en") or "" for nbest in said]
         precision, recall, score = f1(spoken, heard, set(phrases))
-        print(f"{bonus:<6g} {100 * jiwer.wer(spoken, heard):<6.2f} {precision:<10.1f} {recall:<7.1f} {score:.1f}", flush=True)
+        print(
+            f"{bonus:<6g} {100 * jiwer.wer(spoken, heard):<6.2f} {precision:<10.1f} {recall:<7.1f} {score:.1f}",
+            flush=True,
+        )
     plain = sltcore.load(SPEC)([Path(row.path) for row in prompts])
     heard = [normalized(nbest.text, "en") or "" for nbest in plain]
     precision, recall, score = f1(spoken, heard, set(phrases))

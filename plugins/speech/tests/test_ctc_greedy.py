@@ -129,7 +129,9 @@ def test_no_frames_read_as_nothing() -> None:
     for x in (encoded(0, 3), encoded(0, 0), Encoded(torch.zeros(0, 4, 5), torch.zeros(0, dtype=torch.int64), 0.04)):
         found = part.decode(x, {})
         assert len(found) == len(x.lengths)
-        assert all(n.best == Hypothesis("", 0.0, extra=n.best.extra) for n, t in zip(found, x.lengths, strict=True) if t == 0)
+        assert all(
+            n.best == Hypothesis("", 0.0, extra=n.best.extra) for n, t in zip(found, x.lengths, strict=True) if t == 0
+        )
 
 
 # --- words
@@ -147,7 +149,9 @@ def test_no_frames_read_as_nothing() -> None:
         (Vocabulary(["<b>", "k", "æ"], kind="phones"), (1, 2), None),
     ],
 )
-def test_words_are_groups_of_labels(vocabulary: Vocabulary, tokens: tuple[int, ...], words: tuple[str, ...] | None) -> None:
+def test_words_are_groups_of_labels(
+    vocabulary: Vocabulary, tokens: tuple[int, ...], words: tuple[str, ...] | None
+) -> None:
     spans = word_spans(tokens, vocabulary)
     if words is None:
         assert spans is None
@@ -306,7 +310,12 @@ def test_a_frozen_head_learns_nothing() -> None:
     [
         ({}, Ports(upstream=UPSTREAM), VocabularyError, "has no labels: .* give one of the two"),
         ({"characters": "ab"}, Ports(upstream=Port("Encoded")), PortError, "width d of the encoder"),
-        ({"vocabulary": "/nowhere/x.json"}, Ports(upstream=UPSTREAM), VocabularyError, "there is no file /nowhere/x.json"),
+        (
+            {"vocabulary": "/nowhere/x.json"},
+            Ports(upstream=UPSTREAM),
+            VocabularyError,
+            "there is no file /nowhere/x.json",
+        ),
         ({}, Ports(upstream=UPSTREAM, slots={"head": 3}), PortError, "refers to a int"),
         (
             {},
@@ -328,7 +337,11 @@ def test_what_does_not_fit_is_refused(config: dict[str, str], ports: Ports, erro
 
 
 def test_a_broken_vocabulary_file_is_named(tmp_path: Path) -> None:
-    for text, match in (("{", "is not a JSON file"), ("[]", "holds a list"), ('{"labels": []}', "lacks the field 'kind'")):
+    for text, match in (
+        ("{", "is not a JSON file"),
+        ("[]", "holds a list"),
+        ('{"labels": []}', "lacks the field 'kind'"),
+    ):
         file = tmp_path / "v.json"
         file.write_text(text)
         with pytest.raises(VocabularyError, match=match):

@@ -67,7 +67,9 @@ def test_errors_are_the_edit_distance(unit: str) -> None:
 
 def test_kinds_of_error_by_hand() -> None:
     metric = wer(WordErrorConfig(), Ports())
-    metric.update([NBest([Hypothesis("the cat sat on mat"), Hypothesis("x")]), "a a b"], ["the cat sat on the mat", "a c"])
+    metric.update(
+        [NBest([Hypothesis("the cat sat on mat"), Hypothesis("x")]), "a a b"], ["the cat sat on the mat", "a c"]
+    )
     assert metric.per_item().tolist() == [[0, 1, 0, 6], [1, 0, 1, 2]]
     values = {name: value.value for name, value in metric.reduce(metric.per_item()).items()}
     assert values == pytest.approx(
@@ -96,7 +98,9 @@ def test_normalization_is_what_the_configuration_says() -> None:
         metric.update(said, meant)
         assert metric.per_item()[0, :3].sum() == errors, str(metric.normalization)
     assert str(Normalization()) == "NFC, lower-cased, punctuation removed, white space collapsed"
-    assert Normalization()("rock 'n' roll—e\u0301t\u00e9, it's 5€ o'clock'") == "rock n roll \u00e9t\u00e9 it's 5 o'clock"
+    assert (
+        Normalization()("rock 'n' roll—e\u0301t\u00e9, it's 5€ o'clock'") == "rock n roll \u00e9t\u00e9 it's 5 o'clock"
+    )
 
 
 def test_phones_keep_case_and_marks_and_characters_count_spaces() -> None:

@@ -43,7 +43,9 @@ def voice(rate_hz: int, seconds: float = 0.5, *, f0_hz: float = 120.0, noise: fl
     phase = 2 * np.pi * np.cumsum(pitch) / rate_hz
     sound = np.zeros(len(t))
     for k in range(1, int(0.45 * rate_hz / (1.1 * f0_hz))):
-        gain = sum(a / (1 + ((k * f0_hz - c) / b) ** 2) for a, c, b in ((1, 500, 100), (0.6, 1500, 150), (0.3, 2500, 200)))
+        gain = sum(
+            a / (1 + ((k * f0_hz - c) / b) ** 2) for a, c, b in ((1, 500, 100), (0.6, 1500, 150), (0.3, 2500, 200))
+        )
         sound += gain * np.cos(k * phase + 0.1 * k * k)
     sound = 0.5 * sound / np.abs(sound).max() + noise * np.random.default_rng(0).standard_normal(len(t))
     return torch.from_numpy(sound).float()
@@ -97,7 +99,9 @@ def test_padding_and_company_change_nothing(name: str, part: Vocoder) -> None:
     dirty = torch.nn.functional.pad(features.values, (0, 0, 0, 5), value=3.0)
     for row, length in enumerate(features.lengths.tolist()):
         dirty[row, length:] = torch.nan
-        alone = Features(features.values[row : row + 1, :length], features.lengths[row : row + 1], features.frame_shift_s)
+        alone = Features(
+            features.values[row : row + 1, :length], features.lengths[row : row + 1], features.frame_shift_s
+        )
         samples = int(made.lengths[row])
         torch.testing.assert_close(part.synthesize(alone).samples[0], made.samples[row, :samples], atol=1e-4, rtol=0)
     redone = part.synthesize(features._replace(values=dirty))
@@ -216,16 +220,18 @@ def log_spectral_distance(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]
 
 
 def test_eight_kilohertz_has_aperiodicity_again() -> None:
-    """Plain WORLD takes every voiced frame at 8 kHz for noise; the mended analysis does not, and sounds closer."""
+    """Plain WORLD takes every voiced frame at 8 kHz for noise; the mended analysis does not, and sounds closer.
+
+    At 8 kHz d4c has no band to measure (mmorise/World #49) and mostly returns ones; not always, for it reads memory that
+    nobody wrote. So the plain analysis stands here as ones.
+    """
     world, part = load_pyworld(), World(8000, 40)
     sound = voice(8000, 1.0).double().numpy()
     mended = part.measure(sound)
     voiced = mended.f0 > 0
     assert voiced.mean() > 0.9
-    times = np.arange(len(mended.f0)) * 0.005
-    plain = world.d4c(sound, mended.f0, times, 8000, fft_size=part.fft_size)
     decoded = world.decode_aperiodicity(mended.bands, 16000, 2 * part.fft_size)[:, : part.bins]
-    assert plain[voiced].mean() > 0.95
+    plain = np.ones_like(decoded)
     assert decoded[voiced].mean() < 0.3
 
     def distance(samples: npt.NDArray[np.float64]) -> float:
@@ -321,7 +327,9 @@ def test_a_missing_pyworld_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_frame_shifts_are_whole_samples() -> None:
     assert build_world(WorldConfig(sample_rate_hz=8000, frame_shift_ms=10), Ports()).hop_length == 80
-    with pytest.raises(SpecError, match=r"5 ms at 22050 Hz are 110.25 samples, expected a whole number; use 4.988662132 ms"):
+    with pytest.raises(
+        SpecError, match=r"5 ms at 22050 Hz are 110.25 samples, expected a whole number; use 4.988662132 ms"
+    ):
         build_world(WorldConfig(sample_rate_hz=22050), Ports())
     with pytest.raises(ShapeError, match="order 300 exceeds the envelope's 257 bins"):
         World(8000, 40, order=300)

@@ -9,7 +9,9 @@ import typer
 
 from sltcore.cli.console import Console, table
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="List, fetch and show corpora.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="List, fetch and show corpora."
+)
 
 AsJson = Annotated[bool, typer.Option("--json", help="everything as JSON")]
 Name = Annotated[str, typer.Argument(metavar="CORPUS", help="a name that `slt data list` shows")]
@@ -40,7 +42,9 @@ def list_(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def fetch(names: Annotated[list[str], typer.Argument(metavar="CORPUS...", help="names that `slt data list` shows")]) -> None:
+def fetch(
+    names: Annotated[list[str], typer.Argument(metavar="CORPUS...", help="names that `slt data list` shows")],
+) -> None:
     """Make corpora available on this machine, without root; what is there already is not fetched again."""
     from sltcore.data import fetch as fetch_corpus
 
@@ -64,6 +68,8 @@ def show(name: Name, as_json: AsJson = False) -> None:
     width = max(len(key) for key in facts)
     lines = []
     for key, value in facts.items():
-        text = json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, dict | list | tuple) else str(value)
+        text = (
+            json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, dict | list | tuple) else str(value)
+        )
         lines.append(f"{key.ljust(width)}  {text}")
     Console().result("\n".join(lines))

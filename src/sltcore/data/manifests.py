@@ -149,10 +149,6 @@ def _item(place: Path, line: int, record: Mapping[str, Any], problems: list[str]
         problems.append(f"line {line}: no recording; expected a path in {', '.join(_AUDIO_COLUMNS)}")
         return None
     file = place.parent / Path(audio).expanduser()
-    if not file.is_file():
-        what = "is a folder" if file.is_dir() else "no file"
-        problems.append(f"line {line}: {what} {file}")
-        return None
     source = str(file)
     channel = record.get("channel")
     if isinstance(channel, str):

@@ -157,12 +157,16 @@ def _resample(
         if len(parts) > 1:
             left_out = [measure(drawn.pick(np.setdiff1d(everyone, part))) for part in parts]
     return {
-        name: Interval(value, *_bounds(
+        name: Interval(
             value,
-            np.array([sample[name] for sample in samples]),
-            np.array([sample[name] for sample in left_out]),
-            level,
-        ), units[name])
+            *_bounds(
+                value,
+                np.array([sample[name] for sample in samples]),
+                np.array([sample[name] for sample in left_out]),
+                level,
+            ),
+            units[name],
+        )
         for name, value in whole.items()
     }
 

@@ -50,13 +50,6 @@ class Decoder(Part):
         """The labels it writes with, or None where it writes no labels."""
         return None
 
-    def prepare(self, context: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Do the work of a long list once: returns a context whose values are ready for many calls of `decode`.
-
-        It is also where the list is checked: **Raises** `ContextError` naming every phrase that cannot be spelled.
-        """
-        return context
-
     def loss(self, encoded: Encoded, targets: Targets, context: Mapping[str, Any]) -> Tensor:
         """Loss of each utterance: [b] float32 in nats, not reduced. **Raises** `PluginError` where there is none."""
         raise PluginError(f"{type(self).__name__} has no loss and cannot be trained")

@@ -53,6 +53,15 @@ class Part(ABC):
         """The side information this component reads. A call that gives a key nobody reads is refused."""
         return ()
 
+    def prepare(self, context: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Do the work of a long list once: returns a context whose values are ready for many calls.
+
+        A prepared value keeps the type of its key (a list of phrases with something attached, say), for other stages
+        read the same context. It is also where a list is checked: **Raises** `ContextError` naming every phrase that
+        cannot be spelled.
+        """
+        return context
+
     def offers(self) -> Mapping[str, Any]:
         """What other slots may share by `{ref: path.name}`: modules, or values such as `head` and `vocabulary`."""
         return {}

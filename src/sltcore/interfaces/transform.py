@@ -69,7 +69,7 @@ class Transform(ABC):
 
     @abstractmethod
     def restore(self, model: Module, state: Mapping[str, Tensor]) -> None:
-        """Attach to `model` as `state` was, without calibration data."""
+        """Attach to `model` as `state` was, without calibration data; with an empty state as `attach` alone would."""
 
     def context_keys(self) -> tuple[ContextKey, ...]:
         """The side information its attached modules read."""
@@ -85,7 +85,7 @@ class Transform(ABC):
             raise PluginError(f"{type(self).__name__}.step: progress is {progress}, expected 0 to 1")
 
     def penalty(self) -> Tensor | None:
-        """A term to add to the loss, or None."""
+        """A term to add to the loss, or None; read inside `use(context)`, after the forward pass."""
         return None
 
     def parameter_groups(self) -> list[dict[str, Any]]:

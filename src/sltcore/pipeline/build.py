@@ -235,7 +235,9 @@ def validated_block(kind: str, name: str, config: Mapping[str, Any], registry: R
     try:
         validated = model.model_validate(data, context={"registry": registry})
     except ValidationError as error:
-        raise spec_error(list(problems_of(error, model)), Document(data, {(): Mark(1, 1)}, "<dict>")) from None
+        raise spec_error(
+            list(problems_of(error, model, data=data)), Document(data, {(): Mark(1, 1)}, "<dict>")
+        ) from None
     block = getattr(validated, kind)
     assert isinstance(block, Block)
     return block

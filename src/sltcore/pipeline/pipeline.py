@@ -14,7 +14,7 @@ import torch
 from sltcore.audio import Recording
 from sltcore.context import SYNCHRONOUS, check_context, check_lengths, is_per_utterance, merge_keys, select
 from sltcore.errors import ContextError, PluginError, PortError, SltError
-from sltcore.interfaces import Decoder, Session, Vocoder
+from sltcore.interfaces import Session, Vocoder
 from sltcore.pipeline.batches import Entry, by_length, collate, split, units_per_s
 from sltcore.pipeline.build import Built
 from sltcore.pipeline.inputs import Output, is_single, items_of, opened, read_item
@@ -127,12 +127,11 @@ class Pipeline:
         return Prepared(self, full)
 
     def _prepared(self, context: Mapping[str, Any]) -> dict[str, Any]:
-        """The context with what all utterances share prepared by the decoder."""
+        """The context with what all utterances share prepared by each stage."""
         keys = self.context_keys
         shared = {k: v for k, v in context.items() if k not in keys or not is_per_utterance(v, keys[k])}
-        decoder = self.parts.get("decoder")
-        if isinstance(decoder, Decoder) and shared:
-            shared = dict(decoder.prepare(shared))
+        for part in self.parts.values() if shared else ():
+            shared = dict(part.prepare(shared))
         return {**context, **shared}
 
     def __call__(self, inputs: Any, *, prepared: Prepared | None = None, **context: Any) -> Any:

@@ -160,13 +160,14 @@ class _Files:
         self.folder = ports.folder
         self.kept: dict[str, bytes] = {}
 
-    def path(self, path: Path, what: str) -> Path:
-        """Where a file is; **Raises** `DataError` when it is nowhere."""
-        bundled = None if self.folder is None else self.folder / path.name
+    def path(self, path: Path, field: str) -> Path:
+        """Where the file of a field is; **Raises** `DataError` when it is nowhere."""
+        name = f"{field}-{path.name}"
+        bundled = None if self.folder is None else self.folder / name
         found = path if path.is_file() else bundled if bundled is not None and bundled.is_file() else None
         if found is None:
-            raise DataError(f"{what}: there is no file {path}; check the path")
-        self.kept[path.name] = found.read_bytes()
+            raise DataError(f"{WHO}: {field}: there is no file {path}; check the path")
+        self.kept[name] = found.read_bytes()
         return found
 
     def check_sources(self, *, english: bool) -> None:
@@ -191,7 +192,7 @@ def _digest(path: Path) -> str:
 
 def _language_model(config: CtcBeamConfig, files: _Files) -> NgramModel | None:
     if config.lm_file is not None:
-        return load_lm(files.path(config.lm_file, f"{WHO}: lm_file"))
+        return load_lm(files.path(config.lm_file, "lm_file"))
     english = config.lm == "english" or (config.lm == "auto" and config.lexicon == "english")
     return english_lm() if english else None
 
@@ -200,7 +201,7 @@ def _pronunciations(
     config: CtcBeamConfig, files: _Files, lm: NgramModel | None, labels: Sequence[str], *, size: int
 ) -> Pronunciations | None:
     if config.lexicon_file is not None:
-        return read_dictionary(files.path(config.lexicon_file, f"{WHO}: lexicon_file"), phones=labels)
+        return read_dictionary(files.path(config.lexicon_file, "lexicon_file"), phones=labels)
     if config.lexicon == "english":
         missing = sorted(set(PHONES) - set(labels))
         if missing:

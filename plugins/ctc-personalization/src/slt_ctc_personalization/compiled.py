@@ -124,7 +124,8 @@ def first_call(dispatcher: Any, *arguments: Any) -> Any:
 
     The line is a warning, so that it reaches stderr when nobody has set up logging.
     """
-    if getattr(dispatcher, "overloads", True):  # plain Python where NUMBA_DISABLE_JIT is set
+    # Without overloads it is plain Python: NUMBA_DISABLE_JIT is set.
+    if getattr(dispatcher, "overloads", True) or _is_kept(dispatcher.__name__):
         return dispatcher(*arguments)
     timer = threading.Timer(ANNOUNCE_AFTER_S, _announce, (dispatcher,))
     timer.daemon = True
@@ -133,6 +134,12 @@ def first_call(dispatcher: Any, *arguments: Any) -> Any:
         return dispatcher(*arguments)
     finally:
         timer.cancel()
+
+
+def _is_kept(name: str) -> bool:
+    """Whether the folder of kernels holds numba's index of a function: reading it back takes a moment, no more."""
+    folder = kernel_folder()
+    return folder is not None and any(folder.glob(f"*/*.{name}-*.nbi"))
 
 
 def _announce(dispatcher: Any) -> None:

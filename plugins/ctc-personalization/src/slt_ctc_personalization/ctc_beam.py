@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,17 @@ PHRASES = ContextKey("phrases", "texts", "phrases to expect: texts, or maps with
 KEPT_LISTS = 8
 
 Frames = npt.NDArray[np.float32]
+
+
+class PreparedPhrases(tuple[Any, ...]):
+    """A list of phrases with the automaton made of it; still a list of phrases to every other stage."""
+
+    table: PhraseTable
+
+    def __new__(cls, phrases: Iterable[Any], table: PhraseTable) -> PreparedPhrases:
+        made = super().__new__(cls, phrases)
+        made.table = table
+        return made
 
 
 class CtcBeam(Decoder, nn.Module):
@@ -92,12 +103,17 @@ class CtcBeam(Decoder, nn.Module):
     def prepare(self, context: Mapping[str, Any]) -> Mapping[str, Any]:
         """Check and build the phrase list once. **Raises** `ContextError` naming every phrase that cannot be spelled."""
         phrases = context.get(PHRASES.name)
-        return context if phrases is None else {**context, PHRASES.name: self.table(phrases)}
+        table = self.table(phrases)
+        if phrases is None or table is None or isinstance(phrases, PhraseTable):
+            return context
+        return {**context, PHRASES.name: PreparedPhrases(phrases, table)}
 
     def table(self, phrases: Any) -> PhraseTable | None:
         """The automaton of one list, kept for the last few lists; a prepared one passes through."""
         if phrases is None or isinstance(phrases, PhraseTable):
             return phrases
+        if isinstance(phrases, PreparedPhrases) and phrases.table.owner is self.search.settings:
+            return phrases.table
         key = repr(phrases)
         if key not in self._tables:
             self._tables[key] = self.search.prepare(self.speller.phrases(phrases))

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from sltcore.plugin import Ports
 
 
-
 def ctc_greedy(config: CtcGreedyConfig, ports: Ports) -> CtcGreedy:
     """A head of its own where labels are given; else the shared one, or what the encoder offers.
 
