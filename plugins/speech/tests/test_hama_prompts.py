@@ -1,4 +1,4 @@
-"""The bars on recorded prompts: the Debian package asterisk-core-sounds-en-g722, in the folder SLT_ASTERISK_EN."""
+"""The bars on recorded prompts: the corpus asterisk-en, fetched, or unpacked in the folder SLT_ASTERISK_EN."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from slt_speech.hama.network import HamaConformer
+from sltcore.data import fetch
 
 RATE = 16000
 
@@ -23,10 +24,9 @@ def benchmark() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def prompts(benchmark: dict[str, Any]) -> list[np.ndarray]:
-    folder = os.environ.get("SLT_ASTERISK_EN")
-    if not folder:
-        pytest.skip("SLT_ASTERISK_EN names no folder of asterisk-core-sounds-en-g722")
-    found: list[np.ndarray] = benchmark["read_prompts"](Path(folder), 1.0, 20.0)
+    roots = [Path(os.environ["SLT_ASTERISK_EN"])] if "SLT_ASTERISK_EN" in os.environ else fetch("asterisk-en").roots
+    folder = next(root for root in roots if any(root.rglob("*.g722")))
+    found: list[np.ndarray] = benchmark["read_prompts"](folder, 1.0, 20.0)
     return found
 
 
