@@ -306,7 +306,6 @@ def test_warping_undoes_a_change_of_tempo() -> None:
 
 
 def test_loudness_does_not_count_but_the_spectrum_does() -> None:
-    pytest.importorskip("pyworld")
     source = np.random.default_rng(0)
     noise = 0.1 * source.standard_normal(8000)
     metric = mel_cepstral_distortion(MelCepstralDistortionConfig(tracker="dio", alignment="none"), Ports())
@@ -323,7 +322,6 @@ def test_loudness_does_not_count_but_the_spectrum_does() -> None:
 
 
 def test_every_form_of_sound_measures_the_same() -> None:
-    pytest.importorskip("pyworld")
     sound = (0.1 * np.random.default_rng(0).standard_normal(4000)).astype(np.float32)
     metric = MelCepstralDistortion(tracker="dio")
     padded = torch.cat([torch.from_numpy(sound), torch.ones(500)])[None]
