@@ -17,20 +17,24 @@ Progress = Callable[[str], None]
 _POLL_S = 0.2
 
 
+def cache_place() -> Path:
+    """$SLT_CACHE, else the platform's cache folder for sltcore, which need not exist."""
+    named = os.environ.get("SLT_CACHE")
+    if named:
+        return Path(named).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "sltcore"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "sltcore" / "cache"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sltcore"
+
+
 def cache_folder() -> Path:
-    """$SLT_CACHE, else the platform's cache folder for sltcore; made where it is missing.
+    """`cache_place`, made where it is missing.
 
     Raises DataError where it cannot be made or written.
     """
-    named = os.environ.get("SLT_CACHE")
-    if named:
-        folder = Path(named).expanduser()
-    elif sys.platform == "darwin":
-        folder = Path.home() / "Library" / "Caches" / "sltcore"
-    elif sys.platform == "win32":
-        folder = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "sltcore" / "cache"
-    else:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sltcore"
+    folder = cache_place()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -12,7 +12,6 @@ import json
 import logging
 import mmap
 import os
-import sys
 import tempfile
 import zlib
 from collections.abc import Callable
@@ -24,6 +23,7 @@ import numpy as np
 from slt_ctc_personalization.arpa import ArpaModel
 from slt_ctc_personalization.ngram import NgramModel
 from slt_ctc_personalization.ngram_tables import automaton_tables, build_model
+from sltcore.data.cache import cache_place
 
 log = logging.getLogger("slt_ctc_personalization")
 
@@ -34,15 +34,7 @@ ALIGNMENT = 64
 
 def cache_folder() -> Path:
     """A folder of this plugin in the core's cache folder (`SLT_CACHE`, or the platform's), which need not be writable."""
-    if chosen := os.environ.get("SLT_CACHE"):
-        return Path(chosen).expanduser() / "ctc-personalization"
-    if sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches" / "sltcore"
-    elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "sltcore" / "cache"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sltcore"
-    return base / "ctc-personalization"
+    return cache_place() / "ctc-personalization"
 
 
 def file_digest(path: Path) -> str:
