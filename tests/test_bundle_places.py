@@ -245,7 +245,7 @@ def test_a_replaced_transform_is_attached_anew_and_a_kept_one_restored(bundle: P
         return built
 
     monkeypatch.setattr(build, "build_spec", with_spies)
-    monkeypatch.setattr(module, "load_spec", lambda data, overrides, registry, folder: sltcore.load(SPEC).spec)
+    monkeypatch.setattr(module, "load_spec", lambda data, overrides, registry, folder, kind: sltcore.load(SPEC).spec)
     load_bundle(bundle, overrides=["transforms[1]={use: bits}"])
     assert calls == [("restore", []), ("attach", True)]
     calls.clear()

@@ -35,7 +35,7 @@ def test_every_descriptor_is_complete(name: str) -> None:
     assert entry.split_rule in RULES
     assert entry.utterances > 0
     assert entry.minutes > 0
-    assert entry.packages
+    assert entry.packages or entry.markers  # a corpus without packages is known by its files
     for package in entry.packages:
         assert all(re.fullmatch(r"[0-9a-f]{64}", sha256) for sha256 in package.sha256.values())
     with pytest.raises(FrozenInstanceError):

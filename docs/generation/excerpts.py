@@ -17,7 +17,7 @@ from pathlib import Path
 from generation.tables import code, table
 from sltcore.cli.explain import config_rows
 from sltcore.interfaces import INTERFACES
-from sltcore.spec.grammar import BatchConfig, PipelineSpec, SegmentConfig
+from sltcore.spec import experiments, grammar, training
 from sltcore.testing.template import rendered
 from sltcore.types import CONTEXT_TYPES
 
@@ -25,13 +25,46 @@ DOCS = Path(__file__).parent.parent
 EXCERPT = re.compile(
     r"(<!-- excerpt: (?P<name>[a-z]+) ?(?P<argument>[^>]*?) -->\n).*?(<!-- end of excerpt -->)", re.DOTALL
 )
-MODELS = {"pipeline": PipelineSpec, "batch": BatchConfig, "segment": SegmentConfig}
+MODELS = {
+    "pipeline": grammar.PipelineSpec,
+    "batch": grammar.BatchConfig,
+    "segment": grammar.SegmentConfig,
+    "train": training.TrainSpec,
+    "data": training.DataConfig,
+    "data-sets": training.DataSets,
+    "auxiliary": training.Auxiliary,
+    "copy-rows": training.CopyRows,
+    "row": training.Row,
+    "optimizer": training.OptimizerConfig,
+    "optimizer-group": training.OptimizerGroup,
+    "schedule": training.ScheduleConfig,
+    "budget": training.BudgetConfig,
+    "train-batch": training.TrainBatch,
+    "evaluate": training.EvaluateConfig,
+    "checkpoint": training.CheckpointConfig,
+    "log": training.LogConfig,
+    "experiment": experiments.ExperimentSpec,
+    "train-stage": experiments.TrainStage,
+    "transform-stage": experiments.TransformStage,
+    "decode-stage": experiments.DecodeStage,
+    "measure-stage": experiments.MeasureStage,
+    "arm": experiments.Arm,
+    "claim": experiments.Claim,
+    "published": experiments.Published,
+}
+LONGEST_DEFAULT = 60  # characters; the default of a longer map stands in a table of its own
 LANGUAGES = {".py": "python", ".toml": "toml", ".yaml": "yaml", ".md": "markdown"}
 
 
-def fields(model: str) -> str:
-    """The fields of a part of the grammar."""
-    rows = [[code(name), kind, code(default), meaning] for name, kind, default, meaning in config_rows(MODELS[model])]
+def fields(argument: str) -> str:
+    """The fields of a part of the grammar; after a second name, without those of that other part."""
+    name, _, other = argument.partition(" ")
+    known = set(MODELS[other].model_fields) - {"name", "kind"} if other else set()
+    rows = [
+        [code(field), kind, code(default) if len(default) <= LONGEST_DEFAULT else "as below", meaning]
+        for field, kind, default, meaning in config_rows(MODELS[name])
+        if field not in known
+    ]
     return table(["field", "type", "default", "meaning"], rows)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sltcore.errors import PortError, ShapeError, VocabularyError
+from sltcore.interfaces.decoder import padded
 from sltcore.plugin import Ports
 from sltcore.types import Encoded, Hypothesis, NBest, Targets
 from sltcore.vocabulary import Vocabulary, characters
@@ -206,8 +207,5 @@ def forward_scores(head: Head, encoded: Encoded, hypotheses: Sequence[NBest]) ->
 
 def pad_labels(rows: Iterable[Sequence[int]], device: torch.device | str = "cpu") -> Targets:
     """Targets of lists of label ids: `ids` [b u] padded with zeros, `lengths` [b]."""
-    listed = [list(row) for row in rows]
-    widest = max(map(len, listed), default=0)
-    ids = torch.tensor([row + [0] * (widest - len(row)) for row in listed], dtype=torch.int64, device=device)
-    lengths = torch.tensor([len(row) for row in listed], dtype=torch.int64, device=device)
-    return Targets(ids.reshape(len(listed), widest), lengths)
+    ids, lengths = padded([list(row) for row in rows])
+    return Targets(ids.to(device), lengths.to(device))

@@ -49,6 +49,10 @@ class PrivacyError(SltError):
     """A release or training run was refused, because it would exceed the privacy budget."""
 
 
+class TrainError(SltError):
+    """A training run cannot begin, go on, or be written; what was reached is kept."""
+
+
 class StreamError(SltError):
     """A streaming session was used after its end, or the component cannot stream."""
 

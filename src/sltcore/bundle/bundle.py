@@ -17,7 +17,8 @@ from sltcore.errors import BundleError
 from sltcore.interfaces import Part
 from sltcore.registry import Registry, default_registry
 from sltcore.spec.document import dump_document, parse_document
-from sltcore.spec.load import fill, load_spec
+from sltcore.spec.filled import fill
+from sltcore.spec.load import load_spec
 from sltcore.spec.overrides import parse_path
 from sltcore.spec.problems import path_text
 from sltcore.spec.slots import Block
@@ -30,11 +31,14 @@ if TYPE_CHECKING:
 SPEC = "spec.yaml"
 
 
-def save_bundle(pipeline: Pipeline, folder: str | Path, *, force: bool = False) -> Path:
+def save_bundle(
+    pipeline: Pipeline, folder: str | Path, *, force: bool = False, training: Mapping[str, Any] | None = None
+) -> Path:
     """Write `pipeline` to `folder`: the filled spec, the weights, files of its components, provenance and a model card.
 
-    Written beside the target and renamed, so a crash leaves the old bundle or none. **Raises** `BundleError` when the
-    folder exists (and `force` is false), or cannot be written.
+    `training` holds plain facts of how the weights were made, kept in the provenance and told by the model card. Written
+    beside the target and renamed, so a crash leaves the old bundle or none. **Raises** `BundleError` when the folder
+    exists (and `force` is false), or cannot be written.
     """
     target = Path(folder)
     if target.exists() and not force:
@@ -47,7 +51,7 @@ def save_bundle(pipeline: Pipeline, folder: str | Path, *, force: bool = False) 
     except OSError as error:
         raise BundleError(f"{target} cannot be written: {error.strerror}") from None
     try:
-        _write(pipeline, work)
+        _write(pipeline, work, training)
         _replace(work, target) if force else _place(work, target)
     except OSError as error:
         raise BundleError(f"{target} cannot be written: {error.strerror or error}") from None
@@ -78,7 +82,7 @@ def _replace(work: Path, target: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _write(pipeline: Pipeline, work: Path) -> None:
+def _write(pipeline: Pipeline, work: Path, training: Mapping[str, Any] | None) -> None:
     import torch
 
     work.chmod(0o755)
@@ -103,6 +107,8 @@ def _write(pipeline: Pipeline, work: Path) -> None:
         "torch": torch.__version__,
         "seed": pipeline.spec.model.seed,
     }
+    if training is not None:
+        data["training"] = dict(training)
     parameters = sum(parameter.numel() for parameter in pipeline.model.parameters())
     (work / card.NAME).write_text(card.model_card(filled, data, parameters), encoding="utf-8")
     pipeline.registry.manager.hook.slt_bundle_saving(pipeline=pipeline, folder=work)
@@ -157,6 +163,20 @@ def load_bundle(folder: str | Path, *, overrides: Sequence[str] = (), registry: 
 
     **Raises** `BundleError` for a damaged bundle or for overrides that need weights it does not hold.
     """
+    pipeline, loose = read_bundle(folder, overrides=overrides, registry=registry)
+    for transform in loose:
+        transform.attach(pipeline.model)
+    return pipeline
+
+
+def read_bundle(
+    folder: str | Path, *, overrides: Sequence[str] = (), registry: Registry | None = None, fresh: bool = False
+) -> tuple[Pipeline, list[Any]]:
+    """The pipeline of a bundle, and those of its transforms that overrides brought, which are not attached yet.
+
+    With `fresh` what overrides changed may stay as it was built where the bundle has no weights of its shape, as for a
+    head over other labels; the start of a training run. **Raises** `BundleError` as `load_bundle` does.
+    """
     from sltcore.pipeline.build import build_spec
     from sltcore.pipeline.pipeline import Pipeline
 
@@ -164,21 +184,19 @@ def load_bundle(folder: str | Path, *, overrides: Sequence[str] = (), registry: 
     registry = registry if registry is not None else default_registry()
     facts = provenance.read(folder)
     data = _migrated_components(folder, facts["components"], registry)
-    spec = load_spec(data, overrides=overrides, registry=registry, folder=folder.resolve())
+    spec = load_spec(data, overrides=overrides, registry=registry, folder=folder.resolve(), kind="pipeline")
     pipeline = Pipeline(build_spec(spec, registry, folder), spec._replace(name=str(folder)), registry)
     stored = weights.read_weights(folder / weights.NAME)
     stored.update({alias: stored[name] for alias, name in facts["aliases"].items()})
     replaced = [path_text(parse_path(setting.partition("=")[0].strip())) for setting in overrides]
-    fresh = []
+    loose = []
     for index, transform in enumerate(pipeline.transforms):
         if {"transforms", path_text(("transforms", index))} & set(replaced):
-            fresh.append(transform)  # what was saved belongs to another one
+            loose.append(transform)  # what was saved belongs to another one
         else:
             transform.restore(pipeline.model, _below(stored, f"transforms.{index}."))
-    weights.fill_model(pipeline.model, _below(stored, "model."), bundle=folder, replaced=replaced)
-    for transform in fresh:
-        transform.attach(pipeline.model)
-    return pipeline
+    weights.fill_model(pipeline.model, _below(stored, "model."), bundle=folder, replaced=replaced, fresh=fresh)
+    return pipeline, loose
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -44,8 +44,23 @@ def model_card(spec: Mapping[str, Any], provenance: Mapping[str, Any], parameter
             "",
             "## Data, measures, limits",
             "",
-            "Not stated by the spec: which data the weights were trained on, how well it works, and for whom it does not.",
+            *_training(provenance.get("training")),
             "Measure it on recordings of your own before you rely on it: `slt run DIR MANIFEST`.",
             "",
         ]
     )
+
+
+def _training(facts: Mapping[str, Any] | None) -> list[str]:
+    """What is known of how the weights were made."""
+    if not facts:
+        return [
+            "Not stated by the spec: which data the weights were trained on, how well it works, and for whom it does not."
+        ]
+    lines = [f"Trained for {facts['steps']:,} steps on {facts['data']}."]
+    if facts.get("values"):
+        measured = ", ".join(f"{name} {value:.4g}" for name, value in facts["values"].items())
+        lines.append(f"On its development data: {measured}.")
+    if facts.get("privacy"):
+        lines.append("Privacy: " + ", ".join(f"{name} {value}" for name, value in facts["privacy"].items()) + ".")
+    return [*lines, "Not stated: for whom it does not work."]

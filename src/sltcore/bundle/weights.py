@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ def save_weights(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, str]:
     Views that show another part or shape of a stored tensor are stored beside it. **Raises** `BundleError` for a value
     that is no tensor (torch's extra state).
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
     from torch import Tensor
 
@@ -46,7 +47,10 @@ def save_weights(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, str]:
             continue
         first[key] = name
         kept[name] = tensor.detach().cpu().clone().contiguous()
-    save_file(kept, path, metadata={"format": "pt"})
+    try:
+        save_file(kept, path, metadata={"format": "pt"})
+    except SafetensorError as error:  # its name for an OSError, a full disk among them
+        raise BundleError(f"{path} cannot be written: {' '.join(str(error).split())}") from None
     return aliases
 
 
@@ -75,14 +79,27 @@ def read_header(path: Path) -> dict[str, Any]:
     return dict(header)
 
 
-def fill_model(model: nn.Module, tensors: Mapping[str, Tensor], *, bundle: Path, replaced: Iterable[str] = ()) -> None:
-    """Copy `tensors` into `model`. Below the spec paths in `replaced` a stored tensor may go unused.
+def fill_model(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    *,
+    bundle: Path,
+    replaced: Iterable[str] = (),
+    fresh: bool = False,
+) -> None:
+    """Copy `tensors` into `model`. Below the spec paths in `replaced` a stored tensor may go unused, and with `fresh` a
+    tensor of the model whose stage (or whose list entry) one of them changes may stay as it is where none of its shape
+    is stored.
 
     **Raises** `BundleError` when the model needs a tensor that the bundle lacks, has another shape, or leaves one unused
     elsewhere.
     """
+    replaced = tuple(replaced)
     paths = [path + "." for path in replaced]
     wanted = model.state_dict()
+    if fresh:
+        wanted = {name: tensor for name, tensor in wanted.items() if not _stays(name, tensor, tensors, replaced)}
+        paths += [name for name in tensors if _changed(name, replaced) and name not in wanted]
     missing = [name for name in wanted if name not in tensors]
     if missing:
         hint = "; the overrides ask for weights that were never saved" if paths else ""
@@ -103,4 +120,16 @@ def fill_model(model: nn.Module, tensors: Mapping[str, Tensor], *, bundle: Path,
             raise BundleError(
                 f"bundle {bundle}: {name} has shape {tuple(tensors[name].shape)}, but the model expects {tuple(tensor.shape)}; did an override change a size?"
             )
-    model.load_state_dict({name: tensors[name] for name in wanted}, strict=True)
+    model.load_state_dict({name: tensors[name] for name in wanted}, strict=not fresh)
+
+
+def _stays(name: str, tensor: Tensor, tensors: Mapping[str, Tensor], replaced: Sequence[str]) -> bool:
+    """Whether a tensor of a changed component has no counterpart in the bundle."""
+    stored = tensors.get(name)
+    return (stored is None or stored.shape != tensor.shape) and _changed(name, replaced)
+
+
+def _changed(name: str, replaced: Sequence[str]) -> bool:
+    """Whether a setting is about the component that holds the tensor: `decoder.characters` about `decoder.head.bias`."""
+    stage = name.partition(".")[0]
+    return any(path.partition(".")[0].partition("[")[0] == stage for path in replaced)

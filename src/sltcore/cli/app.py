@@ -30,6 +30,8 @@ class Lazy(NamedTuple):
 
 COMMANDS = {
     "run": Lazy("sltcore.cli.run:app", "run a spec or bundle on recordings, folders or manifests"),
+    "align": Lazy("sltcore.cli.align:align", "find when each word of a known text was said"),
+    "train": Lazy("sltcore.cli.train:train", "train what a spec describes, safe against crashes"),
     "check": Lazy("sltcore.cli.specs:check", "say everything that is wrong with a spec"),
     "fill": Lazy("sltcore.cli.specs:fill", "print a spec with every default written out"),
     "diff": Lazy("sltcore.cli.specs:diff", "print where two specs differ once filled"),
@@ -43,6 +45,8 @@ COMMANDS = {
     "push": Lazy("sltcore.cli.bundles:push", "upload a bundle to a Hugging Face hub repository"),
     "pull": Lazy("sltcore.cli.bundles:pull", "download a bundle from a Hugging Face hub repository"),
     "data": Lazy("sltcore.cli.data:app", "list, fetch and show corpora"),
+    "reproduce": Lazy("sltcore.cli.reproduce:reproduce", "run a plugin's experiment and decide its claims"),
+    "report": Lazy("sltcore.cli.report:report", "write the page of an experiment or a training run, or compare two"),
     "vocabulary": Lazy("sltcore.cli.vocabulary:app", "train the labels a decoder writes with"),
     "new-plugin": Lazy("sltcore.cli.plugins:new_plugin", "write a complete plugin to start from"),
 }

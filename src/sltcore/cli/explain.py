@@ -131,8 +131,11 @@ def config_rows(config: Any) -> list[list[str]]:
 
 
 def _default(config: Any, name: str) -> Any:
-    value = config.model_fields[name].get_default(call_default_factory=True)
-    return value.model_dump(mode="json") if hasattr(value, "model_dump") else value
+    from sltcore.spec.filled import fill
+
+    found = next(field for key, field in config.model_fields.items() if name in (key, field.alias))
+    value = found.get_default(call_default_factory=True)
+    return fill(value) if hasattr(value, "model_dump") else value
 
 
 def type_text(field: dict[str, Any], definitions: dict[str, Any]) -> str:
@@ -140,6 +143,8 @@ def type_text(field: dict[str, Any], definitions: dict[str, Any]) -> str:
     if "x-slot" in field:
         kinds = " or ".join(field["x-slot"]) or "{ref: …}"
         return f"{kinds}{' or null' if field.get('x-optional') else ''}"
+    if "x-start" in field:
+        return "map or path"
     if "$ref" in field:
         return type_text(definitions.get(field["$ref"].rpartition("/")[2], {}), definitions)
     if "enum" in field:
@@ -149,8 +154,10 @@ def type_text(field: dict[str, Any], definitions: dict[str, Any]) -> str:
     if "anyOf" in field:
         return " or ".join(dict.fromkeys(type_text(part, definitions) for part in field["anyOf"]))
     if field.get("type") == "array":
-        return f"list of {type_text(field.get('items', {}), definitions)}"
-    name = {"string": "text", "object": "map"}.get(field.get("type", ""), field.get("type", "anything"))
+        return _list_text(field, definitions)
+    if field.get("type") == "object":
+        return _map_text(field, definitions)
+    name = {"string": "text"}.get(field.get("type", ""), field.get("type", "anything"))
     low = field.get("minimum", field.get("exclusiveMinimum"))
     high = field.get("maximum", field.get("exclusiveMaximum"))
     above = "above " if "exclusiveMinimum" in field else ""
@@ -160,6 +167,21 @@ def type_text(field: dict[str, Any], definitions: dict[str, Any]) -> str:
     if low is not None:
         return f"{name} {'above' if above else 'from'} {low:g}"
     return f"{name} {'below' if below else 'up to'} {high:g}" if high is not None else str(name)
+
+
+def _list_text(field: dict[str, Any], definitions: dict[str, Any]) -> str:
+    places = [type_text(place, definitions) for place in field.get("prefixItems", ())]
+    if places:
+        same = len(set(places)) == 1
+        return f"list of {len(places)}: {places[0] if same else ', '.join(places)}"
+    inner = type_text(field.get("items", {}), definitions)
+    return "list" if inner == "anything" else f"list of {inner}"
+
+
+def _map_text(field: dict[str, Any], definitions: dict[str, Any]) -> str:
+    values = [*field.get("patternProperties", {}).values(), field.get("additionalProperties")]
+    inner = next((type_text(value, definitions) for value in values if isinstance(value, dict)), "anything")
+    return "map" if inner in ("map", "anything") else f"map of {inner}"
 
 
 def example(kind: str, name: str, config: Any) -> dict[str, Any]:
@@ -178,28 +200,29 @@ def example(kind: str, name: str, config: Any) -> dict[str, Any]:
 
 
 def _place(source: str, place: str) -> str:
-    from sltcore.cli.specs import names_in
+    from sltcore.cli.specs import component_names
     from sltcore.spec.load import load_spec, open_source
     from sltcore.spec.overrides import parse_path
     from sltcore.spec.problems import path_text
-    from sltcore.spec.slots import Block, Ref, dump_slot
+    from sltcore.spec.slots import Block, dump_slot
 
     file = spec_file(source)
     document = open_source(file)
-    registry = isolated_registry(names_in(document.data))
-    node: Any = load_spec(file, registry=registry).model
+    registry = isolated_registry(component_names([file]))
+    spec = load_spec(file, registry=registry)
+    node: Any = spec.model
     path = parse_path(place)
     owner: Any = None
     for depth, part in enumerate(path):
         owner = node.config if isinstance(node, Block) else node
-        fields = list(getattr(type(owner), "model_fields", {}))
+        fields = {field.alias or name: name for name, field in getattr(type(owner), "model_fields", {}).items()}
         if isinstance(owner, Mapping):
-            fields = [str(key) for key in owner]
+            fields = {str(key): str(key) for key in owner}
         in_list = isinstance(owner, list | tuple) and isinstance(part, int) and part < len(owner)
         if in_list or (isinstance(owner, Mapping) and part in owner):
             node = owner[part]
         elif part in fields:
-            node = getattr(owner, str(part))
+            node = getattr(owner, fields[str(part)])
         else:
             here = path_text(path[:depth]) or "the spec"
             raise SltError(
@@ -209,8 +232,9 @@ def _place(source: str, place: str) -> str:
     where = f"{file}:{mark.line}:{mark.column}" if mark else f"default, not written in {file}"
     if isinstance(node, Block):
         return f"{place}: {where}\n\n{dump_document(dump_slot(node))}\n{describe(node.entry, registry)}"
-    field = getattr(type(owner), "model_fields", {}).get(path[-1])
+    field = getattr(type(owner), "model_fields", {}).get(fields.get(str(path[-1]), ""))
     meaning = field.description if field is not None and field.description else ""
-    value = node.model_dump(mode="json") if hasattr(node, "model_dump") else node
-    value = dump_slot(value) if isinstance(value, Ref) else value
-    return f"{place} = {json.dumps(value, default=str, ensure_ascii=False)}\n{where}\n{meaning}".rstrip()
+    value: Any = spec.filled()
+    for part in path:
+        value = value.get(part) if isinstance(value, dict) else value[part]  # a null that is the default is left out
+    return f"{place} = {json.dumps(value, ensure_ascii=False)}\n{where}\n{meaning}".rstrip()

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sltcore.cli.console import Console
+from sltcore.cli.on_ray import folder_for, run_on_ray
 from sltcore.cli.results import Rows, Targets, json_line, shown
 from sltcore.cli.specs import Settings
 from sltcore.errors import ContextError, DataError, SltError
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 EXIT_PARTLY = 1
 MOST_OF_A_NAME = 1024  # longer arguments are texts, not names of files
-PROVENANCE = "provenance.json"
 LOG = logging.getLogger(__name__)
 
 
@@ -74,6 +73,17 @@ def app(
         int | None, typer.Option("--batch-size", min=1, max=4096, help="most inputs in a batch")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="start FILE of --out anew")] = False,
+    engine: Annotated[
+        str,
+        typer.Option(
+            "--engine",
+            metavar="NAME",
+            help="local, or ray: many workers, here or on the cluster that RAY_ADDRESS names; --out is then a folder of parquet files",
+        ),
+    ] = "local",
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, max=100_000, help="worker processes of --engine ray")
+    ] = None,
 ) -> None:
     """Run a pipeline on recordings and print what it says, one line for each input.
 
@@ -81,22 +91,33 @@ def app(
     the rest is done. Exit codes: 0 all done, 1 some inputs failed, 2 nothing could be run, 3 an unforeseen error.
     """
     form = _form(as_json, srt=srt, vtt=vtt, ctm=ctm)
+    place = folder_for(engine, form, out, workers)
     if threads is not None:
         _set_threads(threads)
     from sltcore.bundle import load
+    from sltcore.cluster.fingerprint import fingerprint
     from sltcore.context import check_context
 
-    pipeline = load(spec, overrides=settings or (), device=device)
+    pipeline = load(spec, overrides=settings or (), device=device if place is None else None)
     given = _context(pipeline, phrases, context or [])
     if reference is not None:
         check_context({"reference": reference}, pipeline.context_keys, batch=None)
-    prepared = pipeline.prepare(**given)
     work = _items(pipeline, inputs)
+    if place is not None:
+        if reference is not None:
+            work, given["reference"] = _with_reference(reference, work)
+        how = {"workers": workers, "device": device, "threads": threads or 1, "batch_size": batch_size}
+        failed, texts = run_on_ray(
+            pipeline, work, place, source=spec, overrides=settings or (), context=given, resume=not force, **how
+        )
+        _measure(pipeline, texts, work, form)
+        raise typer.Exit(EXIT_PARTLY if failed else 0)
+    prepared = pipeline.prepare(**given)
     if len(work) > 1 and out is None and form in ("srt", "vtt"):
         raise SltError(
             f"--{form} with {len(work)} inputs writes one file for each; say where with --out FOLDER/results.jsonl"
         )
-    rows = Rows(out, _fingerprint(spec, pipeline, given, reference), force=force)
+    rows = Rows(out, fingerprint(spec, pipeline, given, reference), force=force)
     todo = [item for item in work if not rows.is_done(item)]
     if len(todo) < len(work):
         Console().say(f"{len(work) - len(todo)} of {len(work)} are done already in {out}")
@@ -113,7 +134,7 @@ def app(
             _report(output)
             continue
         writer.write(output)
-    _measure(pipeline, rows, work, form)
+    _measure(pipeline, rows.texts, work, form)
     wall = time.perf_counter() - start
     if todo and seconds:
         Console().say(f"{len(todo) - failed} of {len(todo)} inputs, {seconds:.1f} s of audio in {wall:.1f} s")
@@ -241,20 +262,6 @@ def _with_reference(reference: str, items: list[Item]) -> tuple[list[Item], Any]
     return inputs, [item._replace(channel=channel) for item in items]
 
 
-def _fingerprint(spec: str, pipeline: Pipeline, context: dict[str, Any], reference: str | None) -> str:
-    """What decides the results beside the inputs: the spec, the saved weights, and the side information.
-
-    How inputs are batched is left out: it changes no result.
-    """
-    filled = {
-        name: value for name, value in pipeline.spec.filled().items() if name not in ("batch", "name", "description")
-    }
-    saved = Path(spec) / PROVENANCE
-    weights = json.loads(saved.read_bytes())["self"] if saved.is_file() else None
-    text = json.dumps([filled, context, reference, weights], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 class _Writer:
     """Prints results and keeps them, in the form that was asked for."""
 
@@ -352,9 +359,9 @@ def _with_progress(outputs: Iterator[Output], total: int) -> Iterator[Output]:
             yield output
 
 
-def _measure(pipeline: Pipeline, rows: Rows, work: list[Item], form: str) -> None:
+def _measure(pipeline: Pipeline, texts: Mapping[str, str | None], work: list[Item], form: str) -> None:
     """Scores of the metrics in the spec over the inputs whose text is known, with 95 % bootstrap intervals."""
-    known = [(item, said) for item in work if item.text is not None and (said := rows.texts.get(item.id)) is not None]
+    known = [(item, said) for item in work if item.text is not None and (said := texts.get(item.id)) is not None]
     if not pipeline.metrics or not known:
         return
     import numpy as np

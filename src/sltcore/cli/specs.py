@@ -11,11 +11,12 @@ from typing import Annotated, Any
 import typer
 
 from sltcore.cli.console import Console
-from sltcore.errors import SltError, SpecError
+from sltcore.errors import SltError, SpecError, did_you_mean
 from sltcore.registry import Registry, probe
 from sltcore.spec.document import dump_document
 
 SpecPath = Annotated[str, typer.Argument(metavar="SPEC", help="a spec file or a bundle folder")]
+Size = Annotated[str | None, typer.Option("--size", metavar="NAME", help="a size of an experiment, such as smoke")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="replace one place of the spec; may repeat")
 ]
@@ -44,24 +45,38 @@ def names_in(data: Any) -> set[str]:
     return set()
 
 
-def _loaded(source: str, settings: list[str] | None) -> Any:
+def _loaded(source: str, settings: list[str] | None, size: str | None = None) -> Any:
     from sltcore.spec.load import load_spec
 
-    return load_spec(
-        spec_file(source), overrides=settings or [], registry=isolated_registry(_names([source], settings))
-    )
+    registry = isolated_registry(component_names([source], settings))
+    return load_spec(spec_file(source), overrides=settings or [], registry=registry, size=size)
 
 
-def _names(sources: list[str], settings: list[str] | None) -> set[str]:
-    """Every text in some specs that may be a component's name; what cannot be read is reported when it is loaded."""
+def component_names(sources: Iterable[str], settings: Iterable[str] | None = None) -> set[str]:
+    """Every text that may be a component's name in some specs, and in the specs and bundles that those begin with; what
+    cannot be read is reported when it is loaded."""
     from sltcore.spec.load import open_source
     from sltcore.spec.overrides import apply_overrides
 
     names: set[str] = set()
     for source in sources:
         with suppress(SpecError):
-            names |= names_in(apply_overrides(open_source(spec_file(source)).data, settings or [])[0])
+            file = spec_file(source)
+            data = apply_overrides(open_source(file).data, settings or [])[0]
+            names |= names_in(data)
+            for start in starts_in(data):
+                with suppress(SpecError, OSError, ValueError, RuntimeError):
+                    names |= names_in(open_source(spec_file(str(Path(file).parent / Path(start).expanduser()))).data)
     return names
+
+
+def starts_in(data: Any) -> set[str]:
+    """The path at every `pipeline:` in a document that has one there."""
+    found: set[str] = set()
+    if isinstance(data, dict):
+        start = data.get("pipeline")
+        found = found.union({start} if isinstance(start, str) else (), *(starts_in(value) for value in data.values()))
+    return found
 
 
 def check(
@@ -71,7 +86,7 @@ def check(
     """Say everything that is wrong with specs, each problem with file, line and column; exit code 2 when there is any."""
     from sltcore.spec.load import load_spec
 
-    registry = isolated_registry(_names(spec, settings))
+    registry = isolated_registry(component_names(spec, settings))
     problems = []
     for source in spec:
         try:
@@ -83,9 +98,9 @@ def check(
         raise SpecError("\n".join(problems))
 
 
-def fill(spec: SpecPath, settings: Settings = None) -> None:
+def fill(spec: SpecPath, settings: Settings = None, size: Size = None) -> None:
     """Print a spec with every default written out."""
-    Console().result(dump_document(_loaded(spec, settings).filled()))
+    Console().result(dump_document(_loaded(spec, settings, size).filled()))
 
 
 def diff(
@@ -93,7 +108,7 @@ def diff(
     second: Annotated[str, typer.Argument(metavar="B", help="another")],
 ) -> None:
     """Print each place at which two specs differ once filled; exit code 1 when there is any."""
-    from sltcore.spec.load import diff as differences
+    from sltcore.spec.filled import diff as differences
     from sltcore.spec.problems import path_text
 
     found = differences(_loaded(first, None).filled(), _loaded(second, None).filled())
@@ -106,17 +121,23 @@ def diff(
 
 
 def schema(
+    kind: Annotated[str, typer.Option("--kind", metavar="KIND", help="pipeline, train or experiment")] = "pipeline",
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="write to a file instead of standard output")
     ] = None,
 ) -> None:
-    """Write the JSON Schema of specs for the plugins installed here, for completion and checking in an editor.
+    """Write the JSON Schema of specs of one kind for the plugins installed here, for completion and checking in an
+    editor.
 
     Put `# yaml-language-server: $schema=slt.schema.json` on the first line of a spec.
     """
+    from sltcore.spec.grammar import SPEC_KINDS
     from sltcore.spec.schema import json_schema
 
-    _deliver(json.dumps(json_schema(isolated_registry(None)), indent=1, ensure_ascii=False), out)
+    if kind not in SPEC_KINDS:
+        kinds = f"kinds: {', '.join(SPEC_KINDS)}.{did_you_mean(kind, SPEC_KINDS)}"
+        raise SltError(f"--kind {kind}: there is no such kind of spec; {kinds}")
+    _deliver(json.dumps(json_schema(isolated_registry(None), kind), indent=1, ensure_ascii=False), out)
 
 
 def _deliver(text: str, out: Path | None) -> None:
@@ -140,7 +161,7 @@ def migrate(
     """Bring an old spec to the newest version of the grammar; a new one comes back as it is, comments and all."""
     from sltcore.migrate import CURRENT
     from sltcore.spec.document import read_document
-    from sltcore.spec.load import checked_head
+    from sltcore.spec.heads import checked_head
 
     document = read_document(spec)
     newest = checked_head(document.data, document)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from sltcore.data.librispeech_mini import OWN_COLUMNS as MINI_COLUMNS
 from sltcore.data.rows import COLUMNS
 from sltcore.data.tuxpaint import LANGUAGES as STAMP_LANGUAGES
 from sltcore.errors import DataError, did_you_mean
@@ -219,6 +220,24 @@ def _all() -> dict[str, Corpus]:
             minutes=172.15,
             speakers=30,
             notes="Freeware: may be passed on and changed with changes marked, not sold. Speakers are the characters.",
+        ),
+        Corpus(
+            name="librispeech-mini",
+            title="LibriSpeech mini: read English of test-other, the transcribed part",
+            languages=("en",),
+            license="CC-BY-4.0",
+            homepage="https://www.openslr.org/12",
+            citation="LibriSpeech (c) 2014 by Vassil Panayotov. Panayotov, Chen, Povey, Khudanpur, ICASSP 2015.",
+            loader="librispeech_mini.rows",
+            markers=("transcribed/train.parquet", "transcribed/test.parquet"),
+            packages=(),
+            sample_rate_hz=16000,
+            split_rule="files",
+            utterances=70,
+            minutes=8.40,
+            speakers=7,
+            columns=(*COLUMNS, *MINI_COLUMNS),
+            notes="Only from the folder that SLT_DATA names. 5 speakers to train, 2 to test: no LibriSpeech figure.",
         ),
         _tuxpaint(STAMP_LANGUAGES, "tuxpaint", 6401, 155.71),
         *(

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +60,11 @@ def _folder(folder: Path) -> Iterator[Item]:
         yield Item(id=path.relative_to(folder).as_posix(), source=str(path))
 
 
-def read_manifest(path: str | os.PathLike[str]) -> list[Item]:
+def read_manifest(path: str | os.PathLike[str], *, audio_column: str | None = None) -> list[Item]:
     """The items of a manifest: CSV or TSV with a header, or JSON lines.
 
-    The recording is in the column `audio` (also `path`, `file`, `audio_filepath`, `wav`), relative to the manifest's
-    folder; `text` (also `transcript`, `sentence`), `id`, `speaker` and `channel` are optional, other columns are kept.
+    The recording is in `audio_column`, else in `audio` (also `path`, `file`, `audio_filepath`, `wav`), relative to the
+    manifest's folder; `text` (also `transcript`, `sentence`), `id`, `speaker` and `channel` are optional, other columns are kept.
 
     Raises DataError: it cannot be read, has no such column, and for bad rows, all at once with their line numbers.
     """
@@ -81,11 +81,13 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Item]:
     if kind not in MANIFEST_EXTENSIONS:
         raise DataError(f"{place} is no manifest; expected one that ends in {', '.join(MANIFEST_EXTENSIONS)}")
     problems: list[str] = []
-    records = _json_lines(text, problems) if kind in (".jsonl", ".ndjson") else _table(place, text, kind, problems)
+    sounds = _AUDIO_COLUMNS if audio_column is None else (audio_column,)
+    lined = kind in (".jsonl", ".ndjson")
+    records = _json_lines(text, problems) if lined else _table(place, text, kind, problems, sounds)
     items: list[Item] = []
     lines: dict[str, int] = {}
     for line, record in records:
-        item = _item(place, line, record, problems)
+        item = _item(place, line, record, problems, sounds)
         if item is not None and lines.setdefault(item.id, line) != line:
             problems.append(f"line {line}: id {item.id!r} was given in line {lines[item.id]}; ids must differ")
         elif item is not None:
@@ -116,7 +118,9 @@ def _json_lines(text: str, problems: list[str]) -> Iterator[tuple[int, dict[str,
         yield line, record
 
 
-def _table(place: Path, text: str, kind: str, problems: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _table(
+    place: Path, text: str, kind: str, problems: list[str], sounds: Sequence[str]
+) -> Iterator[tuple[int, dict[str, Any]]]:
     tabs = kind == ".tsv"
     reader = csv.reader(io.StringIO(text, newline=""), dialect=_TabSeparated if tabs else csv.excel)
     header: list[str] | None = None
@@ -126,10 +130,10 @@ def _table(place: Path, text: str, kind: str, problems: list[str]) -> Iterator[t
                 continue
             if header is None:
                 header = [cell.strip() for cell in cells]
-                if not set(header) & set(_AUDIO_COLUMNS):
+                if not set(header) & set(sounds):
                     raise DataError(
                         f"{place}: line {reader.line_num}: no column holds the recordings; expected one named "
-                        f"{', '.join(_AUDIO_COLUMNS)}, found {', '.join(header)}"
+                        f"{', '.join(sounds)}, found {', '.join(header)}"
                     )
                 continue
             if len(cells) != len(header):
@@ -140,13 +144,13 @@ def _table(place: Path, text: str, kind: str, problems: list[str]) -> Iterator[t
         problems.append(f"line {reader.line_num}: {error}")
 
 
-def _item(place: Path, line: int, record: Mapping[str, Any], problems: list[str]) -> Item | None:
-    audio = _first(record, _AUDIO_COLUMNS)
+def _item(place: Path, line: int, record: Mapping[str, Any], problems: list[str], sounds: Sequence[str]) -> Item | None:
+    audio = _first(record, sounds)
     source: str | Mapping[str, Any]
     if isinstance(audio, Mapping) and isinstance(audio.get("path"), str):
         audio = audio["path"]
     if not isinstance(audio, str) or not audio.strip():
-        problems.append(f"line {line}: no recording; expected a path in {', '.join(_AUDIO_COLUMNS)}")
+        problems.append(f"line {line}: no recording; expected a path in {', '.join(sounds)}")
         return None
     file = place.parent / Path(audio).expanduser()
     source = str(file)
@@ -156,7 +160,7 @@ def _item(place: Path, line: int, record: Mapping[str, Any], problems: list[str]
     if not (channel is None or channel == "mix" or (isinstance(channel, int) and not isinstance(channel, bool))):
         problems.append(f"line {line}: channel {channel!r}; expected a number from 0, or mix")
         return None
-    known = {*_AUDIO_COLUMNS, *_TEXT_COLUMNS, "id", "speaker", "channel"}
+    known = {*sounds, *_TEXT_COLUMNS, "id", "speaker", "channel"}
     name, text, speaker = record.get("id"), _first(record, _TEXT_COLUMNS), record.get("speaker")
     return Item(
         id=str(name) if name not in (None, "") else (f"{audio}#{channel}" if channel is not None else audio),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 COLUMNS = ("id", "audio", "text", "raw_text", "speaker", "language", "seconds", "split", "note")
 
@@ -14,6 +16,7 @@ class Row:
 
     `raw_text` is the script as it was found, `text` its normalised words. `split` is "train", "test", "overlap" (of a
     training speaker, but its words occur in the test part) or "unused" (with the reason in `note`).
+    `extra` holds the columns that only this corpus has: texts, or tuples of texts.
     """
 
     id: str
@@ -26,6 +29,7 @@ class Row:
     data: bytes | None = None
     split: str = "train"
     note: str = ""
+    extra: Mapping[str, str | tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
 
 
 def sound_seconds(path: Path) -> float:

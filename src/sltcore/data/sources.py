@@ -1,6 +1,6 @@
 """Getting a corpus: sources in order, each either whole or not used.
 
-1. the folder that SLT_DATA names: `SLT_DATA/NAME` or SLT_DATA itself, unpacked or as .deb files;
+1. the folder that SLT_DATA names: `SLT_DATA/NAME` (or with `_` for `-`) or SLT_DATA itself, unpacked or as .deb files;
 2. the packages as they are installed on this machine;
 3. the Debian packages, downloaded and unpacked in the cache, without root;
 4. the hub, where the descriptor names a data set there.
@@ -88,7 +88,7 @@ def located(entry: Corpus, *, progress: Progress = quiet) -> Fetched | None:
 
 
 def _local(entry: Corpus, folder: Path, progress: Progress) -> Fetched | None:
-    for place in (folder / entry.name, folder):
+    for place in (folder / entry.name, folder / entry.name.replace("-", "_"), folder):
         if not place.is_dir():
             continue
         children = tuple(place / package.name for package in entry.packages if (place / package.name).is_dir())

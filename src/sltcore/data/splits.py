@@ -10,7 +10,10 @@ The rules, by name:
   less than 15 % of the utterances; a speaker with more than 10 % stays in training. An utterance of a training speaker
   whose words occur in the test part is in neither: it is the part "overlap".
 
-Before any rule, an utterance without words, with a number that cannot be spelled, or outside 0.3 to 20 s is "unused".
+- `files`: as the corpus's own files say.
+
+Before any rule, an utterance without words, with a number that cannot be spelled, or outside 0.3 to 20 s is "unused";
+under `files` the length does not count, for the corpus has chosen.
 """
 
 from __future__ import annotations
@@ -36,17 +39,17 @@ def fraction(text: str) -> float:
 
 def assign(rows: Sequence[Row], rule: str) -> list[Row]:
     """The rows with their `split` set by the named rule; those that no rule may use are "unused"."""
-    marked = [_usable(row) for row in rows]
+    marked = [_usable(row, any_length=rule == "files") for row in rows]
     decide = RULES[rule]([row for row in marked if row.split != "unused"])
     return [row if row.split == "unused" else replace(row, split=decide(row)) for row in marked]
 
 
-def _usable(row: Row) -> Row:
+def _usable(row: Row, *, any_length: bool) -> Row:
     if row.split == "unused":
         return row
     if not row.text:
         return replace(row, split="unused", note=row.note or "no words")
-    if not SHORTEST_S <= row.seconds <= LONGEST_S:
+    if not any_length and not SHORTEST_S <= row.seconds <= LONGEST_S:
         return replace(row, split="unused", note=f"outside {SHORTEST_S} to {LONGEST_S:.0f} s")
     return row
 
@@ -80,8 +83,13 @@ def _speaker_and_text(rows: Sequence[Row]) -> Callable[[Row], str]:
     return decide
 
 
+def _files(rows: Sequence[Row]) -> Callable[[Row], str]:
+    return lambda row: row.split
+
+
 RULES: dict[str, Callable[[Sequence[Row]], Callable[[Row], str]]] = {
     "seeded-text": _seeded_text,
     "text": _text,
     "speaker-and-text": _speaker_and_text,
+    "files": _files,
 }

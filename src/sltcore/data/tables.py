@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
 SPLITS = ("train", "test", "overlap", "unused")
-_TABLE_VERSION = 1  # counts up whenever a loader, the normalisation or a split rule changes what a table holds
+TABLE_VERSION = 1  # counts up whenever a loader, the normalisation or a split rule changes what a table holds
 
 
 def rows(name: str, *, progress: Progress = quiet) -> list[Row]:
@@ -41,7 +41,8 @@ def load(
     """A corpus as a table, fetched where needed and cached.
 
     Columns: `id`, `audio` (a dict with `path` and `bytes`, undecoded, as `sltcore.audio` reads it), `text` (normalised
-    words), `raw_text` (the script), `speaker`, `language`, `seconds`, `split`, `note`. `split` is "train", "test",
+    words), `raw_text` (the script), `speaker`, `language`, `seconds`, `split`, `note`, and those that the descriptor names
+    beside them. `split` is "train", "test",
     "overlap", "unused", "all", or None for the two parts "train" and "test" together.
 
     Raises DataError as `fetch` does; and for a split that does not exist.
@@ -141,9 +142,7 @@ def _table(entry: Corpus, fetched: Fetched, progress: Progress) -> Dataset:
 
     if not fetched.versions:
         return _build(entry, fetched)
-    key = json.dumps(
-        [_TABLE_VERSION, list(map(str, fetched.roots)), sorted(fetched.versions.items()), entry.split_rule]
-    )
+    key = json.dumps([TABLE_VERSION, list(map(str, fetched.roots)), sorted(fetched.versions.items()), entry.split_rule])
     folder = cache_folder() / "tables"
     place = folder / f"{entry.name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     if not place.is_dir():
@@ -157,17 +156,23 @@ def _table(entry: Corpus, fetched: Fetched, progress: Progress) -> Dataset:
 
 def _build(entry: Corpus, fetched: Fetched) -> Dataset:
     found = _rows(entry, fetched)
-    return _filled(found, [{"path": row.path, "bytes": row.data} for row in found])
+    own = [column for column in entry.columns if column not in COLUMNS]
+    return _filled(found, [{"path": row.path, "bytes": row.data} for row in found], own)
 
 
-def _filled(found: Sequence[Row], sounds: Sequence[Mapping[str, Any]]) -> Dataset:
+def _filled(found: Sequence[Row], sounds: Sequence[Mapping[str, Any]], own: Sequence[str] = ()) -> Dataset:
+    """A table of rows, their sounds, and the corpus's `own` columns: lists of texts where the rows hold tuples."""
     import datasets
 
-    words: dict[str, Any] = {key: datasets.Value("string") for key in COLUMNS}
-    sound = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
-    features = datasets.Features({**words, "audio": sound, "seconds": datasets.Value("float32")})
+    text = datasets.Value("string")
+    kinds: dict[str, Any] = dict.fromkeys(COLUMNS, text)
+    kinds |= {"audio": {"bytes": datasets.Value("binary"), "path": text}, "seconds": datasets.Value("float32")}
     columns = {key: list(sounds) if key == "audio" else [getattr(row, key) for row in found] for key in COLUMNS}
-    return datasets.Dataset.from_dict(columns, features=features)
+    for key in own:
+        values = [row.extra[key] for row in found]
+        columns[key] = [list(value) if isinstance(value, tuple) else value for value in values]
+        kinds[key] = datasets.List(text) if any(isinstance(value, tuple) for value in values) else text
+    return datasets.Dataset.from_dict(columns, features=datasets.Features(kinds))
 
 
 def _as_audio(table: Dataset) -> Dataset:

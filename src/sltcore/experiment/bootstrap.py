@@ -108,8 +108,11 @@ def _checked(stats: Stats, name: str) -> Stats:
     return found
 
 
-class _Clusters:
-    """Rows sorted by cluster, so that any draw of clusters is one vectorized look-up."""
+class Clusters:
+    """Rows sorted by cluster, so that any draw of clusters is one vectorized look-up.
+
+    **Raises** `ShapeError` when there is not one label for each item.
+    """
 
     def __init__(self, items: int, clusters: Sequence[Hashable] | None) -> None:
         if clusters is not None and len(clusters) != items:
@@ -146,7 +149,7 @@ def _resample(
         raise DataError(f"replicates is {replicates}, expected at least 2; 2000 is usual")
     if method not in ("bca", "percentile"):
         raise DataError(f"method is {method!r}, expected 'bca' or 'percentile'")
-    drawn = _Clusters(items, clusters)
+    drawn = Clusters(items, clusters)
     whole = measure(np.arange(items))
     samples = [measure(drawn.pick(generator.integers(drawn.count, size=drawn.count))) for _ in range(replicates)]
     left_out: list[dict[str, float]] = []

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from sltcore.errors import PluginError
+from sltcore.errors import PluginError, VocabularyError
 from sltcore.interfaces.part import Part, overrides
+from sltcore.types import Targets
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sltcore.types import Encoded, NBest, Targets
+    from sltcore.types import Encoded, NBest
     from sltcore.vocabulary import Vocabulary
 
 
@@ -50,6 +52,21 @@ class Decoder(Part):
         """The labels it writes with, or None where it writes no labels."""
         return None
 
+    def targets(self, texts: Sequence[str], context: Mapping[str, Any]) -> Targets:
+        """The label ids that the loss is to be told for these texts: `ids` [b u] int64 padded with zeros, `lengths` [b].
+
+        By default the vocabulary's spelling of the text as it stands, else in lower case, else in capitals. **Raises**
+        `VocabularyError` where a text has no spelling, `PluginError` where there are no labels.
+        """
+        vocabulary = self.vocabulary
+        if vocabulary is None:
+            raise PluginError(f"{type(self).__name__} has no vocabulary, so texts are no targets for it")
+        return padded([spelling(vocabulary, text) for text in texts])
+
+    def frames_needed(self, targets: Targets) -> Tensor:
+        """The fewest encoder frames [b] int64 that each target can be written in; 0 where any number will do."""
+        return targets.lengths.new_zeros(targets.lengths.shape)
+
     def loss(self, encoded: Encoded, targets: Targets, context: Mapping[str, Any]) -> Tensor:
         """Loss of each utterance: [b] float32 in nats, not reduced. **Raises** `PluginError` where there is none."""
         raise PluginError(f"{type(self).__name__} has no loss and cannot be trained")
@@ -84,3 +101,25 @@ class Decoder(Part):
     def can_stream(self) -> bool:
         """Whether `open` gives a session."""
         return overrides(self, "open", Part)
+
+
+def spelling(vocabulary: Vocabulary, text: str) -> list[int]:
+    """The ids of a text as it stands, else in lower case, else in capitals; **raises** `VocabularyError` about the first
+    of them."""
+    try:
+        return vocabulary.encode(text)
+    except VocabularyError:
+        for other in (text.lower(), text.upper()):
+            try:
+                return vocabulary.encode(other)
+            except VocabularyError:
+                continue
+        raise
+
+
+def padded(rows: Sequence[Sequence[int]]) -> Targets:
+    """Targets of lists of label ids: `ids` [b u] padded with zeros, `lengths` [b]."""
+    torch = import_module("torch")  # by name: declaring a decoder must not load it
+    widest = max(map(len, rows), default=0)
+    ids = torch.tensor([[*row, *[0] * (widest - len(row))] for row in rows], dtype=torch.int64)
+    return Targets(ids.reshape(len(rows), widest), torch.tensor([len(row) for row in rows], dtype=torch.int64))

@@ -17,7 +17,7 @@ from sltcore.registry import Entry, Registry, default_registry
 from sltcore.spec.load import Spec
 from sltcore.spec.problems import path_text
 from sltcore.spec.slots import Block, Config, Ref
-from sltcore.types import Port
+from sltcore.types import Port, Waveform
 
 STAGES = ("encoder", "decoder", "reranker", "vocoder")
 
@@ -128,13 +128,25 @@ def check_ports(producer: str, produced: Port, consumer: str, consumed: Port) ->
 
 
 class Model(nn.Module):
-    """The torch modules of a pipeline under their stage names; transforms attach to it."""
+    """The torch modules of a pipeline under their stage names; transforms attach to it and may call it."""
 
     def __init__(self, parts: Mapping[str, Any]) -> None:
         super().__init__()
         for name, part in parts.items():
             if isinstance(part, nn.Module):
                 self.add_module(name, part)
+        self._stages = {name: part for name, part in parts.items() if name in ("encoder", "decoder", "vocoder")}
+
+    def forward(self, value: Any, context: Mapping[str, Any] | None = None) -> Any:
+        """Encoder, decoder and vocoder on a batch of what the first of them consumes, as calibration and cost need it."""
+        for name, part in self._stages.items():
+            if name == "encoder":
+                value = part(value, context or {}) if callable(part) else part.forward(value, context or {})
+            elif name == "decoder":
+                value = part.decode(value, context or {})
+            else:
+                value = part.synthesize(part.analyze(value) if isinstance(value, Waveform) else value)
+        return value
 
 
 @dataclass

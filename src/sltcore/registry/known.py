@@ -20,6 +20,9 @@ KNOWN_COMPONENTS: Mapping[str, tuple[str, ...]] = {
         "metric/per",
         "metric/keyword-f1",
         "metric/mel-cepstral-distortion",
+        "augmentation/speed",
+        "augmentation/volume",
+        "augmentation/spec-augment",
     ),
     "sltcore-ctc-personalization": ("decoder/ctc-beam",),
 }

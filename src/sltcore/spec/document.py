@@ -7,6 +7,7 @@ Tags, several documents, repeated keys, keys that are not strings, and alias bom
 from __future__ import annotations
 
 import codecs
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,6 +108,14 @@ def dump_document(data: Any) -> str:
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
+def dump_value(value: Any) -> str:
+    """One value as YAML on one line, that `parse_value` reads back equal."""
+    text: str = yaml.dump(
+        [value], Dumper=_LineDumper, sort_keys=False, allow_unicode=True, width=math.inf, default_flow_style=True
+    )
+    return text.strip()[1:-1]
+
+
 class _Dumper(yaml.SafeDumper):
     """Never writes an alias, and quotes what YAML 1.2 would not read as text."""
 
@@ -114,12 +123,18 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+class _LineDumper(_Dumper):
+    """Writes line breaks as escapes."""
+
+
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    odd = not text.replace("\n", "").isprintable() or not isinstance(resolve(text[: MAX_DIGITS + 1]), str)
+    plain = text if isinstance(dumper, _LineDumper) else text.replace("\n", "")
+    odd = not plain.isprintable() or not isinstance(resolve(text[: MAX_DIGITS + 1]), str)
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if odd else None)
 
 
 _Dumper.add_representer(str, _represent_text)
+_LineDumper.add_representer(str, _represent_text)
 
 
 def resolve(text: str) -> Any:

@@ -1,4 +1,4 @@
-"""The grammar of a spec of `kind: pipeline`."""
+"""The grammar of `kind: pipeline`, and the head that every spec begins with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,18 @@ from sltcore.spec.slots import Block, Config, Slot
 
 SPEC_VERSION = 1
 SPEC_KINDS = ("pipeline", "train", "experiment")
-RUNNABLE_KINDS = ("pipeline",)
+RUNNABLE_KINDS = SPEC_KINDS
+
+
+class Head(Config):
+    """How every spec begins. It stands last among the bases of a spec, so that its fields are the first ones."""
+
+    slt: Literal[1] = Field(description="version of the spec's shape")
+    kind: str = Field(description="what this spec describes")
+
+
+class Deferred(Config, defer_build=True):
+    """A part of the grammar that few processes need; its validator is built when a spec first does."""
 
 
 class BatchConfig(Config):
@@ -33,11 +44,9 @@ class SegmentConfig(Config):
     )
 
 
-class PipelineSpec(Config):
+class PipelineFields(Config):
     """What runs on an input, stage by stage: encoder, decoder, reranker, vocoder; each one a slot."""
 
-    slt: Literal[1] = Field(description="version of the spec's shape")
-    kind: Literal["pipeline"] = Field(description="what this spec describes")
     name: str = Field("", max_length=200, description="shown in reports and model cards")
     description: str = Field("", max_length=4000, description="one paragraph for the model card")
     encoder: Annotated[Block | None, Slot("encoder")] = Field(
@@ -61,7 +70,13 @@ class PipelineSpec(Config):
     segment: SegmentConfig = Field(default_factory=SegmentConfig, description="how long recordings are cut")
 
     @model_validator(mode="after")
-    def _does_something(self) -> PipelineSpec:
+    def _does_something(self) -> PipelineFields:
         if self.encoder is None and self.decoder is None and self.vocoder is None:
             raise ValueError("a pipeline needs an encoder, a decoder or a vocoder")
         return self
+
+
+class PipelineSpec(PipelineFields, Head):
+    """What runs on an input, stage by stage, as a spec of its own."""
+
+    kind: Literal["pipeline"] = Field(description="what this spec describes")

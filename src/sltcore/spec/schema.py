@@ -7,13 +7,15 @@ from typing import Any
 
 from sltcore.errors import PluginError
 from sltcore.registry import Entry, Registry
-from sltcore.spec.grammar import PipelineSpec
+from sltcore.spec.grammar import PipelineFields
+from sltcore.spec.load import MODELS
 
+START = "pipeline"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
-def json_schema(registry: Registry) -> dict[str, Any]:
-    """The schema of `kind: pipeline`, one definition for each slot and each installed component.
+def json_schema(registry: Registry, kind: str = "pipeline") -> dict[str, Any]:
+    """The schema of specs of one kind, one definition for each slot and each installed component.
 
     A component whose config cannot be imported is described by its name alone, so that one broken plugin never spoils
     the rest.
@@ -21,12 +23,15 @@ def json_schema(registry: Registry) -> dict[str, Any]:
     definitions: dict[str, Any] = {}
     for entry in registry.entries:
         definitions[_component_key(entry)] = _component(entry, definitions)
-    root = PipelineSpec.model_json_schema()
-    _lift(root, definitions, "pipeline")
-    root = _resolve_slots(root)
+    root = MODELS[kind].model_json_schema()
+    _lift(root, definitions, kind)
+    if kind != "pipeline":
+        definitions[START] = PipelineFields.model_json_schema()
+        _lift(definitions[START], definitions, "pipeline")
+    root = _resolved(root)
     for kinds in _slot_kinds(definitions, root):
         definitions[_slot_key(kinds)] = _slot(kinds, registry)
-    definitions = {key: _resolve_slots(value) for key, value in definitions.items()}
+    definitions = {key: _resolved(value) for key, value in definitions.items()}
     return {"$schema": DIALECT, "title": "sltcore spec", **root, "$defs": dict(sorted(definitions.items()))}
 
 
@@ -65,6 +70,9 @@ def _rename(node: Any, names: dict[str, str]) -> None:
     if isinstance(node, dict):
         if node.get("$ref") in names:
             node["$ref"] = names[node["$ref"]]
+        if "discriminator" in node:
+            mapping = node["discriminator"]["mapping"]
+            node["discriminator"]["mapping"] = {tag: names.get(target, target) for tag, target in mapping.items()}
         for value in node.values():
             _rename(value, names)
     elif isinstance(node, list):
@@ -98,16 +106,40 @@ def _slot_kinds(*nodes: Any) -> list[tuple[str, ...]]:
     return list(found)
 
 
-def _resolve_slots(node: Any) -> Any:
+def _resolved(node: Any) -> Any:
+    """A schema without our marks and without what only pydantic knows: slots, starts, and unions told apart by a field."""
     if isinstance(node, list):
-        return [_resolve_slots(value) for value in node]
+        return [_resolved(value) for value in node]
     if not isinstance(node, dict):
         return node
-    rest = {key: _resolve_slots(value) for key, value in node.items() if key not in ("x-slot", "x-optional")}
+    marks = ("x-slot", "x-optional", "x-start", "discriminator", *(("oneOf",) if "discriminator" in node else ()))
+    rest = {key: _resolved(value) for key, value in node.items() if key not in marks}
+    if "patternProperties" in rest:
+        rest.setdefault("additionalProperties", False)
+    if "discriminator" in node:
+        return {**rest, **_tagged(node["discriminator"])}
+    if "x-start" in node:
+        fields = {"$ref": f"#/$defs/{START}"}
+        return {**rest, "if": {"type": "object"}, "then": fields, "else": {"type": "string", "minLength": 1}}
     if "x-slot" not in node:
         return rest
     reference = {"$ref": f"#/$defs/{_slot_key(tuple(node['x-slot']))}"}
     return {**rest, "if": {"type": "null"}, "else": reference} if node.get("x-optional") else {**rest, **reference}
+
+
+def _tagged(discriminator: dict[str, Any]) -> dict[str, Any]:
+    """A union whose members one field tells apart, so that an editor flags what is wrong with the one that is meant."""
+    field, members = discriminator["propertyName"], discriminator["mapping"]
+    cases = [
+        {"if": {"properties": {field: {"const": value}}}, "then": {"$ref": reference}}
+        for value, reference in members.items()
+    ]
+    return {
+        "type": "object",
+        "properties": {field: {"enum": list(members), "description": "which of them this is"}},
+        "required": [field],
+        "allOf": cases,
+    }
 
 
 def _slot(kinds: tuple[str, ...], registry: Registry) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def _exact(node: Any) -> Any:
     kind = node.get("type")
     if kind in ("int", "float", "bool"):
         inner.setdefault("strict", True)
-    if kind == "literal" and not any(isinstance(value, bool) for value in node["expected"]):
+    if kind == "literal" and all(isinstance(v, int) and not isinstance(v, bool) for v in node["expected"]):
         return core_schema.no_info_before_validator_function(_no_boolean, cast("core_schema.CoreSchema", inner))
     return inner
 

@@ -18,6 +18,7 @@ from slt_ctc_personalization.lexicon import (
     PHONES,
     Pronouncer,
     Pronunciations,
+    cmu_dictionary,
     pocketsphinx_file,
     read_dictionary,
     spelling_lexicon,
@@ -26,7 +27,7 @@ from slt_ctc_personalization.lexicon_trie import LexiconTrie, map_labels
 from slt_ctc_personalization.ngram import NgramModel, load_lm
 from slt_ctc_personalization.search import BeamSearch
 from slt_ctc_personalization.settings import UNKNOWN_WORD_LOG_PROB
-from slt_ctc_personalization.spelling import LabelSpeller, LexiconSpeller, PhoneSpeller, Speller
+from slt_ctc_personalization.spelling import LabelSpeller, LexiconSpeller, PhoneSpeller, Speller, TargetSpeller
 from sltcore import ctc
 from sltcore.errors import BundleError, DataError, VocabularyError
 from sltcore.vocabulary import Vocabulary
@@ -110,7 +111,18 @@ def ctc_beam(config: CtcBeamConfig, ports: Ports) -> CtcBeam:
     speller = _speller(head.vocabulary, labels, pronunciations, bonus)
     files.check_sources(english=config.lexicon == "english" or (lm is not None and config.lm_file is None))
     to_frames = None if labels.log_map is None else _mapper(labels.log_map)
-    return CtcBeam(head, search, speller=speller, to_frames=to_frames, files=files.kept)
+    spell_target = _target_speller(config, head.vocabulary, pronunciations)
+    return CtcBeam(head, search, speller=speller, to_frames=to_frames, spell_target=spell_target, files=files.kept)
+
+
+def _target_speller(
+    config: CtcBeamConfig, vocabulary: Vocabulary, pronunciations: Pronunciations | None
+) -> TargetSpeller | None:
+    """How texts become phones for training; None where the labels spell words themselves."""
+    if vocabulary.kind != "phones" or pronunciations is None:
+        return None
+    # The search is kept to frequent words; what is learned from is not.
+    return TargetSpeller(cmu_dictionary() if config.lexicon == "english" else pronunciations, vocabulary)
 
 
 def _chosen(value: float | None, otherwise: float) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,9 +60,13 @@ class CtcBeam(Decoder, nn.Module):
         *,
         speller: Speller,
         to_frames: Callable[[Frames], Frames] | None = None,
+        spell_target: Callable[[str], Sequence[int]] | None = None,
         files: Mapping[str, bytes] | None = None,
     ) -> None:
-        """`to_frames` maps log-probabilities over the head's labels to those the search reads; None: they are the same."""
+        """`to_frames` maps log-probabilities over the head's labels to those the search reads; None: they are the same.
+
+        `spell_target` writes a text in the head's labels for training; None: the vocabulary does.
+        """
         super().__init__()
         self.head = head.module
         self.d = head.d
@@ -70,6 +74,7 @@ class CtcBeam(Decoder, nn.Module):
         self.search = search
         self.speller = speller
         self._to_frames = to_frames
+        self._spell_target = spell_target
         self._files = dict(files or {})
         self._tables: OrderedDict[Any, PhraseTable] = OrderedDict()
 
@@ -142,6 +147,19 @@ class CtcBeam(Decoder, nn.Module):
             frame_shift_s=encoded.frame_shift_s,
             offset_s=encoded.offset_s,
         )
+
+    def targets(self, texts: Sequence[str], context: Mapping[str, Any]) -> Targets:
+        """The labels of texts: as `spell_target` writes them, else the vocabulary's spelling.
+
+        **Raises** `VocabularyError` for a word that the dictionary lacks.
+        """
+        if self._spell_target is None:
+            return super().targets(texts, context)
+        return ctc.pad_labels(self._spell_target(text) for text in texts)
+
+    def frames_needed(self, targets: Targets) -> Tensor:
+        """Its labels, and one blank between equal neighbours: [b]."""
+        return ctc.frames_needed(targets.ids, targets.lengths)
 
     def loss(self, encoded: Encoded, targets: Targets, context: Mapping[str, Any]) -> Tensor:
         """CTC loss of each utterance: [b] float32 in nats; see `sltcore.ctc.training_loss`."""

@@ -161,6 +161,31 @@ class LexiconSpeller(Speller):
         )
 
 
+class TargetSpeller:
+    """A text in phones for training: each word's first pronunciation, and the boundary label after it."""
+
+    def __init__(self, dictionary: Mapping[str, Sequence[Sequence[str]]], vocabulary: Vocabulary) -> None:
+        self.dictionary = dictionary
+        self.vocabulary = vocabulary
+
+    def __call__(self, text: str) -> list[int]:
+        """The label ids of a text; **raises** `VocabularyError` naming a word that the dictionary lacks, or one of its
+        phones that the vocabulary lacks."""
+        labels: list[int] = []
+        for word in text.split():
+            labels += [self.vocabulary.id(phone) for phone in self._first(word)]
+            if self.vocabulary.boundary is not None:
+                labels.append(self.vocabulary.boundary)
+        return labels
+
+    def _first(self, word: str) -> Sequence[str]:
+        for form in (word, _key(word), f"{_key(word)}."):  # the dictionary writes initials with a dot
+            found = self.dictionary.get(form)
+            if found:
+                return found[0]
+        raise VocabularyError(f"the word {word!r} is not in the dictionary, so it has no pronunciation to learn")
+
+
 def _key(word: str) -> str:
     """A word as a lexicon writes it: lower case, without the punctuation around it."""
     return word.lower().strip('.,!?;:"()') or word.lower()

@@ -98,7 +98,7 @@ def hama_conformer(config: HamaConformerConfig, ports: Ports) -> HamaEncoder:
         window_s=config.window_s,
         overlap_s=config.overlap_s,
         dropout=config.dropout,
-        weights="hama-1.7.0" if saved is None else "random",
+        weights=config.weights if saved is None else "random",
     )
     vocabulary = None if saved is None else Vocabulary.from_dict(json.loads(saved.read_text(encoding="utf-8")))
     return hama_encoder.HamaEncoder(network, vocabulary)

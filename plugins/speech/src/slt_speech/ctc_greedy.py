@@ -188,6 +188,10 @@ class CtcGreedy(Decoder, nn.Module):
             offset_s=encoded.offset_s,
         )
 
+    def frames_needed(self, targets: Targets) -> Tensor:
+        """Its labels, and one blank between equal neighbours: [b]."""
+        return ctc.frames_needed(targets.ids, targets.lengths)
+
     def loss(self, encoded: Encoded, targets: Targets, context: Mapping[str, Any]) -> Tensor:
         """CTC loss of each utterance: [b] float32 in nats; see `sltcore.ctc.training_loss`."""
         return ctc.training_loss(self._head, encoded, targets)

@@ -24,24 +24,24 @@ def blank_padding(values: Tensor, lengths: Tensor) -> Tensor:
     return values.masked_fill(~frame_mask(lengths, values.shape[1])[:, :, None], 0.0)
 
 
-def check_waveform(x: Any, sample_rate_hz: int, who: str) -> Waveform:
-    """`x` itself; **raises** `ShapeError` when it is no Waveform [b n] with lengths [b] at this sample rate."""
+def check_waveform(x: Any, sample_rate_hz: int | None, who: str) -> Waveform:
+    """`x` itself; **raises** `ShapeError` when it is no Waveform [b n] with lengths [b] at this sample rate (None: any)."""
     if not isinstance(x, Waveform):
         raise ShapeError(f"{who} consumes a Waveform, but was given {type(x).__name__}")
     check_lengths(x.samples, x.lengths, axes="b n", name="Waveform.samples", who=who)
-    if x.sample_rate_hz != sample_rate_hz:
+    if sample_rate_hz is not None and x.sample_rate_hz != sample_rate_hz:
         raise ShapeError(
             f"{who} consumes {sample_rate_hz} Hz, but the waveform has {x.sample_rate_hz} Hz; resample it, or set sample_rate_hz"
         )
     return x
 
 
-def check_features(x: Any, count: int, who: str) -> Features | Encoded:
-    """`x` itself; **raises** `ShapeError` when it is no Features (or Encoded) [b t f] with `count` features."""
+def check_features(x: Any, count: int | None, who: str) -> Features | Encoded:
+    """`x` itself; **raises** `ShapeError` when it is no Features (or Encoded) [b t f] with `count` features (None: any)."""
     if not isinstance(x, Features | Encoded):
         raise ShapeError(f"{who} consumes Features, but was given {type(x).__name__}")
     check_lengths(x.values, x.lengths, axes="b t f", name=f"{type(x).__name__}.values", who=who)
-    if x.values.shape[2] != count:
+    if count is not None and x.values.shape[2] != count:
         swapped = "; axes t and f look swapped" if x.values.shape[1] == count else ""
         raise ShapeError(
             f"{who}: {type(x).__name__}.values has shape {tuple(x.values.shape)}, expected (b, t, f) with f = {count}{swapped}"

@@ -57,8 +57,8 @@ class HamaEncoder(Encoder, nn.Module):
         return self.network.output_lengths(lengths)
 
     def offers(self) -> Mapping[str, Any]:
-        """The head, and the 191 phones it scores."""
-        return {"head": self.head, "vocabulary": self.vocabulary}
+        """The head, the 191 phones it scores, and the front end, whose output is a tensor [b t 80]."""
+        return {"head": self.head, "vocabulary": self.vocabulary, "frontend": self.network.front_end}
 
     def save_files(self) -> Mapping[str, bytes]:
         """The labels, so that a bundle loads without the package."""

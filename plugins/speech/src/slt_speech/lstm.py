@@ -118,6 +118,10 @@ class Lstm(Encoder, nn.Module):
         """`Encoded` [b t d]."""
         return Port("Encoded", {"d": self.d_model, "frame_shift_s": self.frame_shift_s})
 
+    def offers(self) -> Mapping[str, Any]:
+        """`frontend`, where there is one: its output is what augmentations of features change."""
+        return {} if self.frontend is None else {"frontend": self.frontend}
+
     @property
     def lookahead_frames(self) -> int | None:
         """How many of the last frames of a recording more sound may change; None in two directions."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from slt_speech.augmentation_components import COMPONENTS as AUGMENTATIONS
 from slt_speech.decoder_components import COMPONENTS as DECODERS
 from sltcore.plugin import Component, hookimpl
 
@@ -88,5 +89,5 @@ ENCODERS: tuple[Component, ...] = (
 
 @hookimpl
 def slt_components() -> Sequence[Component]:
-    """Front end, encoders, decoders, vocoders and metrics."""
-    return [*ENCODERS, *DECODERS]
+    """Front end, encoders, decoders, vocoders, metrics and augmentations."""
+    return [*ENCODERS, *DECODERS, *AUGMENTATIONS]

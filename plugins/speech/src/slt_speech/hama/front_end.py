@@ -28,6 +28,7 @@ class FrontEnd(nn.Module):
     flip moves a log-probability by up to 0.005. On devices without float64 (MPS) they are float32.
     """
 
+    frame_shift_s = HOP / SAMPLE_RATE_HZ
     real_kernel: Tensor
     imag_kernel: Tensor
     mel_filters: Tensor
@@ -42,9 +43,12 @@ class FrontEnd(nn.Module):
     def forward(self, samples: Tensor, lengths: Tensor) -> Tensor:
         """Features of `samples` [b n] with `lengths` [b]; frames after an utterance's end are zero."""
         features = self.log_mel(reflect_edges(samples, lengths))
-        frames = torch.where(lengths > 0, lengths // HOP + 1, 0)
-        beyond = torch.arange(features.shape[1], device=features.device) >= frames[:, None]
+        beyond = torch.arange(features.shape[1], device=features.device) >= self.output_lengths(lengths)[:, None]
         return features.masked_fill(beyond[..., None], 0.0)
+
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        """Frames [b] of samples [b]."""
+        return torch.where(lengths > 0, lengths // HOP + 1, 0)
 
     def log_mel(self, samples: Tensor) -> Tensor:
         """Features [b t 80] of samples [b n] whose edges are already extended: t = (n - 400) // 160 + 1."""
