@@ -13,13 +13,13 @@ from alignment_toys import LETTERS, OFFSET_S, UNMARKED, VOCABULARY, letters_regi
 from fake_plugins import Site
 
 import sltcore
-from sltcore.alignment import AlignedText, align, word_spans
+from sltcore.alignment import AlignedText, align
 from sltcore.alignment.words import Spellings
 from sltcore.errors import ContextError, DataError, PortError, VocabularyError
 from sltcore.pipeline import Pipeline
 from sltcore.registry import Registry
 from sltcore.types import Item
-from sltcore.vocabulary import Vocabulary
+from sltcore.vocabulary import Vocabulary, word_spans
 
 TOY = {"slt": 1, "kind": "pipeline", "encoder": "letters", "decoder": "writes"}
 

@@ -33,7 +33,8 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path: Path) -> None:
     )
     path = tmp_path / "tones.yaml"
     path.write_text(yaml.safe_dump(spec), encoding="utf-8")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     command = [*launch, "-m", "sltcore.cli", "train", str(path), "--out", str(tmp_path / "two")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
@@ -62,6 +63,7 @@ def test_a_launcher_that_starts_one_process_only_is_not_taken_for_two(
     monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
     monkeypatch.setenv("MASTER_PORT", "29500")
     with pytest.raises(
-        TrainError, match="starts one process however many are asked for; for several on CPUs: torchrun"
+        TrainError,
+        match="starts one process however many are asked for; for several on CPUs: accelerate launch --multi_gpu",
     ):
         fit(train_spec(write_tones(tmp_path / "data", 2)), out=tmp_path / "run", quiet=True)

@@ -196,3 +196,27 @@ def subwords(texts: Iterable[str], size: int, *, report: Callable[[str], None] |
     if report is not None:
         report(f"{len(pieces) + 1} labels from {len(lines)} lines")
     return Vocabulary(["<blank>", *(piece for piece, _ in pieces)], kind="subwords", blank=0)
+
+
+def word_spans(tokens: Sequence[int], vocabulary: Vocabulary) -> list[tuple[int, int]] | None:
+    """The words as (first, past-the-last) positions in `tokens`, or None where the labels do not form words.
+
+    Characters and phones form words where the vocabulary has a boundary label, sub-words by their `▁`, and each label
+    of a word vocabulary is one. Boundaries and special labels belong to no word.
+    """
+    kind, boundary = vocabulary.kind, vocabulary.boundary
+    if kind in ("characters", "phones") and boundary is None:
+        return None
+    spans: list[tuple[int, int]] = []
+    first: int | None = None
+    for position, token in enumerate(tokens):
+        outside = token == boundary or token in vocabulary.special
+        begins = kind == "words" or (kind == "subwords" and vocabulary.labels[token].startswith(WORD_MARK))
+        if first is not None and (outside or begins):
+            spans.append((first, position))
+            first = None
+        if first is None and not outside:
+            first = position
+    if first is not None:
+        spans.append((first, len(tokens)))
+    return [span for span in spans if vocabulary.decode(tokens[slice(*span)])]

@@ -16,13 +16,13 @@ from torch import nn
 
 from slt_speech.build_decoders import ctc_greedy
 from slt_speech.config_decoders import CtcGreedyConfig
-from slt_speech.ctc_greedy import CtcGreedy, greedy, word_spans
+from slt_speech.ctc_greedy import CtcGreedy, greedy
 from sltcore import ctc
 from sltcore.ctc import ctc_loss, frames_needed, pad_labels
 from sltcore.errors import PortError, ShapeError, StreamError, VocabularyError
 from sltcore.plugin import Ports
 from sltcore.types import Encoded, Hypothesis, NBest, Port, Targets
-from sltcore.vocabulary import Vocabulary, characters
+from sltcore.vocabulary import Vocabulary, characters, word_spans
 
 ABC = Vocabulary(["<blank>", "a", "b", " "], kind="characters", blank=0, boundary=3)
 UPSTREAM = Port("Encoded", {"d": 5})

@@ -2,6 +2,5 @@
 
 from sltcore.alignment.recordings import AlignedText, Unit, align
 from sltcore.alignment.viterbi import Alignment, alignment_bytes, forced_alignment
-from sltcore.alignment.words import word_spans
 
-__all__ = ["AlignedText", "Alignment", "Unit", "align", "alignment_bytes", "forced_alignment", "word_spans"]
+__all__ = ["AlignedText", "Alignment", "Unit", "align", "alignment_bytes", "forced_alignment"]

@@ -2,36 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from sltcore.errors import DataError, VocabularyError
 from sltcore.types import Targets
-from sltcore.vocabulary import WORD_MARK, Vocabulary
-
-
-def word_spans(tokens: Sequence[int], vocabulary: Vocabulary) -> list[tuple[int, int]] | None:
-    """The words as (first, past-the-last) positions in `tokens`, or None where the labels do not form words.
-
-    Characters and phones form words where the vocabulary has a boundary label, sub-words by their `▁`, and each label
-    of a word vocabulary is one. Boundaries and special labels belong to no word.
-    """
-    kind, boundary = vocabulary.kind, vocabulary.boundary
-    if kind in ("characters", "phones") and boundary is None:
-        return None
-    spans: list[tuple[int, int]] = []
-    first: int | None = None
-    for position, token in enumerate(tokens):
-        outside = token == boundary or token in vocabulary.special
-        begins = kind == "words" or (kind == "subwords" and vocabulary.labels[token].startswith(WORD_MARK))
-        if first is not None and (outside or begins):
-            spans.append((first, position))
-            first = None
-        if first is None and not outside:
-            first = position
-    if first is not None:
-        spans.append((first, len(tokens)))
-    return [span for span in spans if vocabulary.decode(tokens[slice(*span)])]
+from sltcore.vocabulary import Vocabulary, word_spans
 
 
 class Word(NamedTuple):

@@ -24,8 +24,8 @@ def train(
 ) -> None:
     """Train what a spec describes; a run that was interrupted goes on from its last checkpoint.
 
-    Prints the values of the result on the development data, and its bundle. Over several GPUs: accelerate launch -m
-    sltcore.cli train SPEC; over several processes on CPUs: torchrun --nproc_per_node 2 -m sltcore.cli train SPEC.
+    Prints the values of the result on the development data, and its bundle. Over several GPUs, or processes on CPUs:
+    accelerate launch --multi_gpu --num_processes 2 -m sltcore.cli train SPEC.
     """
     import os
 

@@ -97,7 +97,9 @@ class OptimizerGroup(Deferred):
 
     match: list[Label] = Field(min_length=1, description="patterns of parameter names, such as encoder.*")
     learning_rate: Rate | None = Field(None, description="highest learning rate; empty: the optimizer's")
-    weight_decay: float | None = Field(None, ge=0, le=100, description="decoupled weight decay; empty: the optimizer's")
+    weight_decay: float | None = Field(
+        None, ge=0, le=100, description="weight decay of this group; empty: the optimizer's"
+    )
 
 
 class OptimizerConfig(Deferred):
@@ -106,7 +108,10 @@ class OptimizerConfig(Deferred):
     name: Literal["adamw", "adam", "sgd"] = Field("adamw", description="update rule")
     learning_rate: Rate = Field(5e-4, description="highest learning rate")
     weight_decay: float = Field(
-        0.01, ge=0, le=100, description="decoupled weight decay of matrices; norms and biases have none"
+        0.01,
+        ge=0,
+        le=100,
+        description="weight decay of matrices (decoupled; added to the gradient for adam); norms and biases have none",
     )
     betas: tuple[Decay, Decay] = Field((0.9, 0.98), description="decay of the moments of adam and adamw")
     epsilon: float = Field(1e-8, gt=0, le=1, description="of adam and adamw")

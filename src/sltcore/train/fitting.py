@@ -111,7 +111,7 @@ def _refuse_lonely() -> None:
     if meets and not any(name in os.environ for name in sizes):
         raise TrainError(
             "accelerate launch --cpu starts one process however many are asked for; for several on CPUs: "
-            "torchrun --nproc_per_node 2 -m sltcore.cli train SPEC"
+            "accelerate launch --multi_gpu --num_processes 2 -m sltcore.cli train SPEC, or torchrun"
         )
 
 

@@ -256,9 +256,10 @@ class HfSpeechConfig(Config):
 class HamaConformerConfig(Config):
     """The pretrained phone recogniser of the package hama 1.7.0."""
 
-    weights: Literal["hama-1.7.0", "random"] = Field(
+    weights: Literal["hama-1.7.0", "english", "random"] = Field(
         "hama-1.7.0",
-        description="where the weights come from: the package, or random numbers (the same network untrained)",
+        description="hama-1.7.0: those of the package; english: the same after it went on learning on English prompts and "
+        "dialogues; random: untrained",
     )
     window_s: float = Field(30.0, ge=2, le=120, description="longest stretch that is encoded at once, in seconds")
     overlap_s: float = Field(4.0, ge=0.4, le=30, description="what neighbouring windows share, in seconds")

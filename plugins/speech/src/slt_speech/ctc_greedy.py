@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +12,7 @@ from sltcore import ctc
 from sltcore.errors import ShapeError, StreamError
 from sltcore.interfaces import Decoder, Session
 from sltcore.types import Encoded, Hypothesis, NBest, Port, Targets
-from sltcore.vocabulary import WORD_MARK, Vocabulary
-
-if TYPE_CHECKING:
-    pass
+from sltcore.vocabulary import Vocabulary, word_spans
 
 
 class Run(NamedTuple):
@@ -53,30 +50,6 @@ def collapse(log_probs: Tensor, lengths: Tensor, blank: int) -> tuple[list[list[
     for row, *run in zip(*(column[kept].tolist() for column in columns), strict=True):
         found[row].append(Run(*run))
     return found, totals
-
-
-def word_spans(tokens: Sequence[int], vocabulary: Vocabulary) -> list[tuple[int, int]] | None:
-    """The words as (first, past-the-last) positions in `tokens`, or None where the labels do not form words.
-
-    Characters and phones form words where the vocabulary has a boundary label, sub-words by their `▁`, and each label
-    of a word vocabulary is one. Boundaries and special labels belong to no word.
-    """
-    kind, boundary = vocabulary.kind, vocabulary.boundary
-    if kind in ("characters", "phones") and boundary is None:
-        return None
-    spans: list[tuple[int, int]] = []
-    first: int | None = None
-    for position, token in enumerate(tokens):
-        skipped = token == boundary or token in vocabulary.special
-        begins = kind == "words" or (kind == "subwords" and vocabulary.labels[token].startswith(WORD_MARK))
-        if first is not None and (skipped or begins):
-            spans.append((first, position))
-            first = None
-        if first is None and not skipped:
-            first = position
-    if first is not None:
-        spans.append((first, len(tokens)))
-    return [span for span in spans if vocabulary.decode(tokens[slice(*span)])]
 
 
 def hypothesis(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from slt_speech.hama.adapted import adapted_state
 from slt_speech.hama.front_end import HOP, MEL_FILTERS, SAMPLE_RATE_HZ, FrontEnd
 from slt_speech.hama.labels import LABEL_COUNT, read_labels
 from slt_speech.hama.session import HamaSession, LongRecording
@@ -127,7 +128,8 @@ class HamaConformer(nn.Module):
             97.9, 98.6 and 99.9 % of the frames, at a real-time factor of 0.010, 0.010, 0.020 and 0.040
             (benchmarks/hama_port.py); no label is lost or doubled at a join of any of them. 60 s suits speed.
         dropout: on the output of each half block, for fine-tuning.
-        weights: `hama-1.7.0` reads the installed package; `random` is the same network without training, and what
+        weights: `hama-1.7.0` reads the installed package; `english` are those weights after they went on learning on
+            English prompts and dialogues (`slt_speech.hama.adapted`); `random` is the same network without training, and what
             a state dict is loaded into.
 
     Raises:
@@ -150,7 +152,7 @@ class HamaConformer(nn.Module):
         window_s: float = 300.0,
         overlap_s: float = 10.0,
         dropout: float = 0.0,
-        weights: Literal["hama-1.7.0", "random"] = "hama-1.7.0",
+        weights: Literal["hama-1.7.0", "english", "random"] = "hama-1.7.0",
     ) -> None:
         super().__init__()
         if unknown := sorted(set(layers) - set(range(BLOCKS + 1))):
@@ -164,7 +166,7 @@ class HamaConformer(nn.Module):
         self.head = nn.Linear(WIDTH, LABEL_COUNT)
         LongRecording(self)  # Refuses windows that do not fit now, not at the first long recording.
         if weights != "random":
-            self.load_state_dict(pretrained_state())
+            self.load_state_dict(adapted_state() if weights == "english" else pretrained_state())
 
     @property
     def labels(self) -> tuple[str, ...]:
