@@ -295,6 +295,23 @@ SPEC = {
 }
 
 
+def test_a_run_is_marked_by_the_content_of_the_files_that_its_spec_names(tmp_path):
+    import sltcore
+    from sltcore.cluster.fingerprint import fingerprint
+    from sltcore.vocabulary import Vocabulary
+
+    path = tmp_path / "letters.json"
+    spec = {**SPEC, "decoder": {"use": "ctc-greedy", "vocabulary": str(path)}}
+
+    def mark(letters: str) -> str:
+        path.write_text(json.dumps(Vocabulary(["<blank>", *letters]).to_dict()), encoding="utf-8")
+        return fingerprint(spec, sltcore.load(spec), {})
+
+    first = mark("abcdefgh")
+    assert mark("abcdefgh") == first
+    assert mark("bacdefgh") != first
+
+
 def test_wrong_calls_end_before_ray_starts(tmp_path, monkeypatch):
     monkeypatch.setattr("sltcore.cluster.session.import_ray", lambda: pytest.fail("Ray was asked for"))
     (tmp_path / "a.wav").write_bytes(b"")

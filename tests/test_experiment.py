@@ -264,6 +264,22 @@ def test_a_folder_of_another_experiment_is_left_alone(spec: Spec, run: Callable[
         run(spec, out=tmp_path / "file")
 
 
+@pytest.mark.parametrize("name", ["experiment.yaml", "results.json"])
+def test_a_record_that_cannot_be_written_is_one_line_and_loses_no_unit(
+    spec: Spec, run: Callable[..., Results], tmp_path: Path, name: str
+) -> None:
+    whole = run(spec)
+    (whole.out / name).unlink()
+    (whole.out / name).mkdir()
+    if name == "experiment.yaml":
+        (whole.out / name).rmdir()
+        (whole.out / name).symlink_to(tmp_path / "no" / "folder")
+    with pytest.raises(DataError, match=rf"{name} cannot be written: .*; finished units are kept, mend it and run"):
+        run(spec)
+    (whole.out / name).unlink() if name == "experiment.yaml" else (whole.out / name).rmdir()
+    assert set(states(run(spec)).values()) == {"reused"}
+
+
 def test_settings_that_no_pipeline_takes_stop_before_anything_runs(
     spec: Spec, run: Callable[..., Results], tmp_path: Path
 ) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 import torch
 import toy_experiment
 import yaml
@@ -36,6 +37,29 @@ def test_a_second_run_does_nothing_again(spec: Spec, run: Callable[..., Results]
     second = run(spec)
     assert set(states(second).values()) == {"reused"}
     assert {path: path.stat().st_mtime_ns for path in (first.out / "units").rglob("*")} == before
+
+
+def test_finished_units_are_told_before_any_other_begins_and_start_no_process(
+    spec: Spec, run: Callable[..., Results], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run(spec)
+    place = first.folder("base", 0)
+    assert place is not None
+    (place / "unit.json").unlink()
+    handed: list[str] = []
+    rows: list[int] = []
+
+    def stopped(units: Any, folder: Path, workers: Any, **more: Any) -> Any:
+        handed.extend(unit.label for unit in units)
+        rows.append(len(json.loads((first.out / "results.json").read_text())["units"]))
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr("sltcore.experiment.local.run_units", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run(spec)
+    assert handed == ["base seed 0"]
+    assert rows == [len(first.units) - 1]
 
 
 def test_stages_that_do_the_same_work_share_one_unit(
@@ -87,6 +111,14 @@ def test_changed_data_run_again_and_moved_data_do_not(spec: Spec, run: Callable[
     moved = tmp_path / "elsewhere"
     sound.parent.rename(moved)
     text = json.dumps(spec).replace(str(sound.parent), str(moved))
+    assert set(states(run(json.loads(text))).values()) == {"reused"}
+    recording = moved / "3.wav"
+    before = recording.read_bytes()
+    samples, rate = soundfile.read(recording, dtype="float32")
+    soundfile.write(recording, 0.5 * samples, rate, subtype="FLOAT")
+    assert len(recording.read_bytes()) == len(before)
+    assert set(states(run(json.loads(text))).values()) == {"done"}
+    recording.write_bytes(before)
     assert set(states(run(json.loads(text))).values()) == {"reused"}
     manifest = moved / "all.csv"
     manifest.write_text(manifest.read_text().replace(",s0,", ",s9,"), encoding="utf-8")

@@ -41,6 +41,7 @@ def trained(folder: Path, *, rate: float = 0.5, tail: str = "") -> Path:
                 "learning_rate": 1e-3,
                 "seconds": 0.7 * step,
                 "skipped_steps": step // 50,
+                "skipped_utterances": step // 20,
             }
         )
         if step % 50 == 0:
@@ -53,7 +54,13 @@ def trained(folder: Path, *, rate: float = 0.5, tail: str = "") -> Path:
 def test_a_training_run_becomes_curves_and_values(tmp_path: Path) -> None:
     report = training_report(trained(tmp_path / "run"))
     assert (report.title, report.kind, report.problems) == ("small run", "train", [])
-    assert report.facts == {"steps": 100, "epochs": 2.5, "time": "1 min 10 s", "steps left out, gradient not finite": 2}
+    assert report.facts == {
+        "steps": 100,
+        "epochs": 2.5,
+        "time": "1 min 10 s",
+        "steps left out, gradient not finite": 2,
+        "times that nothing was learned from an utterance, loss not finite": 5,
+    }
     assert report.command == f"slt train {tmp_path / 'run' / 'spec.yaml'} --out {tmp_path / 'run'}"
     assert [chart.title for chart in report.charts] == ["Loss", "wer.wer", "Learning rate"]
     loss = report.charts[0]

@@ -222,7 +222,7 @@ def test_texts_are_never_markup() -> None:
     assert len(reader.all("style")) == 1
     assert reader.all("img") == []
     assert len(reader.scripts) == 2
-    assert reader.texts.count(EVIL.replace("&amp;", "&amp;")) >= 20
+    assert reader.texts.count(EVIL) >= 20
     assert "49" not in [text.strip("<>") for text in reader.texts]
 
 

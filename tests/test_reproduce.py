@@ -16,10 +16,12 @@ import soundfile
 import yaml
 from fake_plugins import Site, Slt
 
+from sltcore.cli.reproduce import _told
 from sltcore.cli.watching import Lines, Watched
 from sltcore.errors import PluginError
 from sltcore.experiment import Unit, UnitResult
 from sltcore.experiment.discover import all_experiments, described, experiments_of, find_experiment
+from sltcore.report import Verdict
 
 SPEECH = Path(__file__).parent.parent / "plugins" / "speech"
 HEAD = "slt: 1\nkind: experiment\nname: {name}\ntitle: About {name}\nsizes: {{smoke: {{seeds: [0]}}}}\n"
@@ -217,6 +219,24 @@ def test_reproduce_runs_reports_reuses_and_names_what_failed(
     assert "warning: 1 unit failed, 1 that need them were skipped" in failing[2]
     assert wrong[0] == 2
     assert "Did you mean 'small'?" in wrong[2]
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"unit": "%"}, "supported: fewer errors: −1.5 percentage points [−2, −1]"),
+        ({"unit": "%", "relative": True}, "supported: fewer errors: −1.5 % of old [−2, −1]"),
+        ({"unit": "dB"}, "supported: fewer errors: −1.5 dB [−2, −1]"),
+        ({"unit": "", "low": None}, "supported: fewer errors: −1.5"),
+        ({"effect": None, "note": "No figure: it broke."}, "supported: fewer errors (No figure: it broke.)"),
+    ],
+)
+def test_a_verdict_is_a_line_with_the_unit_of_the_difference(fields: dict[str, Any], told: str) -> None:
+    values: dict[str, Any] = {"effect": -1.5, "low": -2.0, "high": -1.0, **fields}
+    verdict = Verdict(
+        text="fewer errors", measure="scores", value="wer.wer", arm="new", versus="old", verdict="supported", **values
+    )
+    assert _told(verdict) == told
 
 
 SPREAD = """

@@ -120,6 +120,13 @@ def test_the_mean_of_seeds_is_the_value_and_relative_is_in_percent_of_the_other(
     )
 
 
+def test_more_is_more_in_percent_of_a_value_below_zero_too() -> None:
+    """-1 dB against -2 dB is one more, half of what the other is away from zero."""
+    a, b = np.full((1, 30, 1), -1.0), np.full((1, 30, 1), -2.0)
+    assert compare(a, b, relative=True).value == pytest.approx(50.0)
+    assert compare(b, a, relative=True).value == pytest.approx(-100.0)
+
+
 def test_a_system_without_seeds_is_paired_with_every_seed() -> None:
     source = generator(5)
     a, b = source.standard_normal((4, 50, 1)), source.standard_normal((1, 50, 1))

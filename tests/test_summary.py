@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -15,9 +16,10 @@ from fake_plugins import Site
 from result_folder import ITEMS, SEEDS, Errors, statistics, write_results
 
 from sltcore.errors import DataError, PluginError
+from sltcore.experiment.arms import bounded
 from sltcore.experiment.facts import data_text
 from sltcore.experiment.records import read_records
-from sltcore.experiment.statistics import seeded_difference
+from sltcore.experiment.statistics import Components, Estimate, seeded_difference
 from sltcore.experiment.summary import summarize
 from sltcore.report import Report, Table
 
@@ -60,7 +62,7 @@ def test_verdicts_follow_from_the_kept_statistics(write: Callable[..., Path]) ->
     assert (found.verdict, found.better, found.unit) == ("supported", "lower", "%")
     assert (found.arm, found.versus, found.text) == ("tuned arm", "as it was", "Tuned makes fewer errors")
     assert found.p_adjusted == pytest.approx(2 * found.p)  # type: ignore[operator]
-    assert found.note == ""
+    assert found.note == "The arms did not learn for equally many steps: tuned arm for 800, as it was for none."
 
 
 def test_a_claim_without_words_gets_some_and_undecided_says_what_would_settle_it(write: Callable[..., Path]) -> None:
@@ -91,6 +93,7 @@ def test_the_table_has_a_row_for_each_arm_with_values_differences_and_cost(write
     assert (tuned["epsilon"], tuned["delta"], tuned["protects"]) == (2.0, 1e-5, "speaker")
     assert (fixed["steps"], fixed["epsilon"]) == (None, None)
     assert table.columns[2].better == table.columns[3].better == "lower"
+    assert [column.unit for column in table.columns[2:4]] == ["%", "percentage points"]
     assert "Means over 3 seeds (0, 1, 2), measured on 60 utterances in 25 clusters of equal speaker" in table.caption
 
 
@@ -127,6 +130,7 @@ def test_charts_show_arms_differences_and_training(write: Callable[..., Path]) -
     assert "as it was: " in arms.alt
     differences = charts["rate minus that of as it was"]
     assert differences.reference == 0.0
+    assert (arms.y_label, differences.y_label) == ("rate (%)", "difference (percentage points)")
     assert [point.x for point in differences.series[0].points] == ["tuned arm", "plain"]
     stats = statistics()
     expected = [
@@ -140,6 +144,32 @@ def test_charts_show_arms_differences_and_training(write: Callable[..., Path]) -
     assert 100 < len(loss.series[0].points) <= 240
     assert loss.series[0].points[-1].x == 800
     assert charts["training: errors.rate on dev"].series[0].points[0].y == 11.0
+
+
+def test_differences_that_stand_at_a_verdict_are_not_drawn_twice(write: Callable[..., Path]) -> None:
+    claims = [
+        {"measure": "scores", "value": "errors.rate", "arm": arm, "versus": "fixed"} for arm in ("tuned", "plain")
+    ]
+    titles = [chart.title for chart in summarize(write(claims=claims)).charts]
+    assert "rate of each arm" in titles
+    assert "rate minus that of as it was" not in titles
+
+
+def test_an_error_rate_may_lie_beyond_a_hundred_and_no_interval_stays_none() -> None:
+    def estimate(*values: float, distances: tuple[float, ...] = (-2.0, 0.0, 2.0)) -> Estimate:
+        return Estimate(
+            value=float(np.mean(values)), unit="%", seeds=values, items=9, clusters=9,
+            components=Components(90.0, 40.0, 0.0), distances=np.array(distances),
+        )  # fmt: skip
+
+    high, low = estimate(99.0, 98.0), estimate(1.0, 2.0)
+    assert bounded(high, "lower") == high.interval()
+    assert high.interval()[1] > 100
+    assert bounded(high, "higher") == (high.interval()[0], 100.0)
+    assert low.interval()[0] < 0
+    assert bounded(low, "lower") == (0.0, low.interval()[1])
+    assert bounded(estimate(101.0, 99.0), "higher")[1] > 100
+    assert all(math.isnan(bound) for bound in bounded(estimate(50.0, 51.0, distances=()), "higher"))
 
 
 def test_facts_name_all_that_rows_stand_on(write: Callable[..., Path]) -> None:
@@ -158,10 +188,10 @@ def test_facts_name_all_that_rows_stand_on(write: Callable[..., Path]) -> None:
         "engine": "local",
         "bootstrap": "500 replicates",
         "correction for several claims": "holm",
-        "command": "slt reproduce toy --size small",
-        "machine": "host here, processors 2",
-        "versions of sltcore": "sltcore-lib 0.2.0",
     }
+    assert report.command == "slt reproduce toy --size small"
+    assert report.machine == {"host": "here", "processors": "2"}
+    assert report.versions["sltcore-lib"] == "0.2.0"
     assert (report.title, report.kind, report.limits) == ("Tuning helps", "experiment", "A toy.")
     assert report.created == "2026-01-02T03:04:05+00:00"
 
@@ -176,9 +206,18 @@ def test_recordings_carry_what_each_arm_heard(write: Callable[..., Path]) -> Non
 def test_a_failed_seed_is_left_out_and_said(write: Callable[..., Path]) -> None:
     report = summarize(write(failed=[("scores", 1)]))
     assert [entry.seed for entry in report.verdicts[0].seeds] == [0, 2]
+    assert report.verdicts[0].note.startswith(
+        "Seed 1 of 3 left no values: this is the verdict of the others alone. The arms did not learn"
+    )
     assert "scores, seed 1 failed: it broke" in report.problems
     assert "scores: no values for seed 1; means are over the other 2" in report.problems
     assert [unit.state for unit in report.units].count("failed") == 1
+
+
+def test_arms_of_equal_budgets_need_no_word_about_them(write: Callable[..., Path]) -> None:
+    claim = {"measure": "scores", "value": "errors.rate", "arm": "tuned", "versus": "plain"}
+    [found] = summarize(write(claims=[claim])).verdicts
+    assert (found.verdict, found.note) == ("supported", "")
 
 
 def test_utterances_without_result_are_problems(write: Callable[..., Path]) -> None:
@@ -206,7 +245,10 @@ def test_without_measurements_claims_are_undecided_and_say_why(write: Callable[.
 def test_an_unfinished_run_says_how_far_it_came(write: Callable[..., Path]) -> None:
     report = summarize(write(unreached=[("scores", 1), ("scores", 2)]))
     assert "2 units have not run yet, such as scores seed 1; the same command goes on where it was" in report.problems
-    assert report.verdicts[0].note.startswith("One seed:")
+    assert report.verdicts[0].note.startswith(
+        "Seeds 1, 2 of 3 left no values: this is the verdict of the others alone. "
+    )
+    assert "One seed: the interval says what other utterances would give" in report.verdicts[0].note
 
 
 @pytest.mark.parametrize(
@@ -305,6 +347,14 @@ def test_statistics_that_are_cut_off_are_refused(write: Callable[..., Path], cut
         summarize(folder)
 
 
+@pytest.mark.parametrize("name", ["scores--0/values.json", "tuned--0/audio/000-in.wav"])
+def test_a_file_that_is_gone_is_named_in_one_line(write: Callable[..., Path], name: str) -> None:
+    folder = write()
+    (folder / "units" / name).unlink()
+    with pytest.raises(DataError, match=rf"{name} cannot be read: .*; delete its folder and run the experiment again"):
+        summarize(folder)
+
+
 @pytest.mark.slow
 def test_what_a_run_leaves_is_what_a_report_reads(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run of the toy experiment, from its spec to the report: 6 utterances, 2 seeds, one arm without any."""
@@ -348,7 +398,7 @@ def test_what_a_run_leaves_is_what_a_report_reads(site: Site, tmp_path: Path, mo
             each.append(float(kept["stats:moved:distance"].mean() - kept["stats:plain:distance"].mean()))
     assert [entry.effect for entry in verdict.seeds] == pytest.approx(each)
     assert verdict.effect == pytest.approx(np.mean(each))
-    assert verdict.note.startswith("Only 3 values of speaker")
+    assert "moved for 3, plain for none. Only 3 values of speaker" in verdict.note
     _, rows = arms_of(report)
     assert (rows["moved"]["parameters"], rows["moved"]["steps"]) == (1, 3)
     assert report.facts["seeds"] == "0, 1"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,12 @@ from train_toys import CONFORMER, LSTM, train_spec, write_tones
 import sltcore
 from sltcore.bundle import describe_bundle
 from sltcore.errors import DataError, SpecError, TrainError
+from sltcore.interfaces import Augmentation
 from sltcore.train import fit
 from sltcore.train.checkpoint import newest_checkpoint
+from sltcore.types import Port, Waveform
+
+OTHERS = {"id": ["train-000", "train-002", "train-003", "train-004", "train-005"]}
 
 
 @pytest.fixture(scope="module")
@@ -264,6 +268,55 @@ def test_gradients_that_are_not_finite_are_skipped_counted_and_too_many_refused(
     everything = train_spec(tones[0], batch={"size": 24}, budget={"steps": 30})
     with pytest.raises(TrainError, match=r"step 20: the gradient was not finite 20 times in a row; .*train-003"):
         fit(everything, out=tmp_path / "other", quiet=True)
+
+
+class Slowed(Augmentation):
+    """Leaves too few samples for any text of one utterance, as speed perturbation may."""
+
+    consumes = produces = Port("Waveform")
+
+    def __call__(self, x: Waveform, context: Mapping[str, Any], generator: torch.Generator) -> Waveform:
+        return (
+            x._replace(samples=x.samples[:, :300], lengths=x.lengths.clamp(max=300)) if len(x.samples[0]) < 2000 else x
+        )
+
+
+def test_an_utterance_that_augmentation_makes_impossible_is_counted_and_named(
+    tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sltcore.train import run
+    from sltcore.train.start import Parts
+
+    build = run.build_parts
+
+    def with_slowed(*given: Any) -> Parts:
+        return build(*given)._replace(augment=[Slowed()])
+
+    monkeypatch.setattr(run, "build_parts", with_slowed)
+    manifest = write_tones(tmp_path / "data", 6)
+    rows = [line.split(",") for line in manifest.read_text(encoding="utf-8").splitlines()[1:]]
+    assert [row[0] for row in rows if len(row[2]) == 2] == ["train-001"]  # the only one below 2,000 samples
+    spec = train_spec(manifest, budget={"steps": 4}, checkpoint={"every_steps": 1})
+    trained = fit(spec, out=tmp_path / "run", say=said.append)
+    named = [line for line in said if "nothing was learned from" in line]
+    assert len(named) == 2
+    assert named[1].startswith(
+        "step 4: nothing was learned from train-001, train-001 (4 so far): the loss is not finite"
+    )
+    lines = lines_of(trained.history)
+    assert [line["skipped_utterances"] for line in lines] == [2, 4]
+    assert [line["skipped_steps"] for line in lines] == [0, 0]
+    others = train_spec(manifest, budget={"steps": 4}, data={"train": [{**spec["data"]["train"][0], "where": OTHERS}]})
+    alone = lines_of(fit(others, out=tmp_path / "others", quiet=True).history)
+    assert lines[0]["loss"] == pytest.approx(alone[0]["loss"], rel=0.02)  # a mean over those that have a loss
+
+
+def test_what_was_learned_from_is_counted(tones: tuple[Path, Path], tmp_path: Path) -> None:
+    trained = fit(train_spec(tones[0], budget={"steps": 1}), out=tmp_path / "run", quiet=True)
+    rows = [line.split(",") for line in tones[0].read_text(encoding="utf-8").splitlines()[1:]]
+    assert trained.utterances == 24
+    assert trained.minutes == pytest.approx(sum(0.12 * len(row[2]) for row in rows) / 60)
+    assert fit(train_spec(tones[0], budget={"steps": 1}), out=tmp_path / "run", quiet=True) == trained
 
 
 def test_bfloat16_computes_in_it_and_keeps_weights_in_float32(tones: tuple[Path, Path], tmp_path: Path) -> None:

@@ -158,9 +158,19 @@ def test_kept_sound_equals_sound_read_again(pipeline: Pipeline, tmp_path: Path) 
     held = {name: samples.dtype for name, samples in loading._reader._held.items()}
     assert loading._reader.held_bytes <= 6400 * 6 + 100
     assert len(held) == 2
-    assert held.get("1", np.dtype("float32")) == np.float32
+    assert held.get(1, np.dtype("float32")) == np.float32
     assert set(held.values()) <= {np.dtype("int16"), np.dtype("float32")}
     assert own(steps[0]) == own(steps[1])
+
+
+def test_sound_is_kept_by_place_where_ids_repeat(pipeline: Pipeline, tmp_path: Path) -> None:
+    """A privacy mechanism may mix private and public utterances, which are named apart from each other."""
+    paths = [recording(tmp_path / f"{index}.wav", 0.4, seed=index) for index in range(2)]
+    rows = [Example(Item("same", str(path), "ab"), 0.4) for path in paths]
+    loading = Loader(pipeline, rows, fields(batch={"size": 2}), seed=0)
+    for step in loading.steps(stop=2, sampler=[[0, 1], [0, 1]]):
+        sounds = [samples for _, samples in own(step)]
+        assert sounds[0] != sounds[1]
 
 
 def test_a_sampler_chooses_the_utterances_of_each_step(pipeline: Pipeline, examples: list[Example]) -> None:

@@ -24,6 +24,7 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path: Path) -> None:
     spec = train_spec(
         *data,
         pipeline={"encoder": {**CONFORMER, "dropout": 0.0}},
+        augment=["speed", "volume", "spec-augment"],  # keyed by utterance, so the same in one process and in two
         budget={"steps": 8},
         optimizer={"learning_rate": 0.001},
         batch={"size": 4, "seconds": 4},

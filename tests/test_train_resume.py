@@ -23,6 +23,7 @@ from sltcore.errors import TrainError
 from sltcore.train import fit
 from sltcore.train.checkpoint import Checkpoint, newest_checkpoint, steps_in, write_checkpoint
 from sltcore.train.folder import worked_in
+from sltcore.train.history import History
 from sltcore.train.loop import Loop
 from sltcore.train.packing import pack, unpack
 
@@ -39,9 +40,10 @@ def tones(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def spec(tones: tuple[Path, Path]) -> dict[str, Any]:
-    """With dropout, momentum, several best bundles, and checkpoints that do not fall on lines of the history."""
+    """With dropout, augmentation, several best bundles, and checkpoints that do not fall on lines of the history."""
     return train_spec(
         *tones,
+        augment=["speed", "volume", "spec-augment"],
         pipeline={"encoder": {**CONFORMER, "dropout": 0.3}},
         evaluate={"every_steps": 4, "keep": 2, "best": "loss"},
         checkpoint={"every_steps": 3},
@@ -170,6 +172,30 @@ def test_a_full_disk_is_one_clear_line_and_the_last_checkpoint_is_whole(
     assert steps_in(tmp_path / "run" / "checkpoints") == [3]
     fit(spec, out=tmp_path / "run", quiet=True)
     assert_same_run(uninterrupted, tmp_path / "run")
+
+
+def test_what_is_newer_than_the_checkpoint_goes_and_not_the_checkpoint(tmp_path: Path) -> None:
+    """A newer one is there only where it was damaged, and the run went on from an older one."""
+    for step in (6, 8):
+        write_checkpoint(tmp_path, Checkpoint(step, {}, {}, {}), keep=2)
+    (tmp_path / "step-0000008" / "state.json").unlink()
+    write_checkpoint(tmp_path, Checkpoint(7, {}, {}, {}), keep=1)
+    assert steps_in(tmp_path) == [7]
+    found, remarks = newest_checkpoint(tmp_path)
+    assert found is not None
+    assert found.step == 7
+    assert remarks == []
+
+
+def test_a_history_that_could_not_be_written_is_closed_without_another_error(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full, which refuses every byte")
+    history = History(tmp_path, tensorboard=False)
+    history.close()
+    history._file = open("/dev/full", "a", encoding="utf-8")  # noqa: SIM115
+    with pytest.raises(TrainError, match="metrics.jsonl cannot be written: No space left on device; make room and run"):
+        history.write({"step": 1})
+    history.close()
 
 
 @pytest.mark.parametrize("place", ["best/", "bundle", "metrics.jsonl"])

@@ -138,9 +138,8 @@ def _told(verdict: Any) -> str:
     claim = verdict.text or f"{verdict.arm} against {verdict.versus}: {verdict.value}"
     if verdict.effect is None:
         return f"{verdict.verdict}: {claim}" + (f" ({verdict.note})" if verdict.note else "")
-    unit = "%" if verdict.relative else verdict.unit
     ends = interval(verdict.low, verdict.high, sign=True)
-    return f"{verdict.verdict}: {claim}: {number(verdict.effect, sign=True)} {unit} {ends}".rstrip()
+    return f"{verdict.verdict}: {claim}: {number(verdict.effect, sign=True)} {verdict.effect_unit} {ends}".rstrip()
 
 
 def _complain(results: Results) -> None:

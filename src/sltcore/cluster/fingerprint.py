@@ -16,11 +16,16 @@ NO_EFFECT = ("batch", "name", "description")  # how inputs are batched changes n
 
 
 def fingerprint(source: Any, pipeline: Pipeline, context: Mapping[str, Any], reference: str | None = None) -> str:
-    """Sixteen hexadecimal digits of the spec, the saved weights of a bundle `source`, and the side information."""
+    """Sixteen hexadecimal digits of the spec, the content of the files that it names, the saved weights of a bundle
+    `source`, and the side information."""
+    from sltcore.experiment.keys import content_digest
+    from sltcore.experiment.plan import paths_of
+
     filled = {name: value for name, value in pipeline.spec.filled().items() if name not in NO_EFFECT}
     saved = Path(source) / PROVENANCE if isinstance(source, str | Path) else None
     weights = json.loads(saved.read_bytes())["self"] if saved is not None and saved.is_file() else None
-    text = json.dumps([filled, context, reference, weights], sort_keys=True, default=_content)
+    files = sorted({str(path): content_digest(path) for path in paths_of(pipeline.spec.model)}.values())
+    text = json.dumps([filled, files, context, reference, weights], sort_keys=True, default=_content)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ from sltcore.experiment.judging import compared, finite, seeds_of_difference
 from sltcore.experiment.records import Measured, Records, Seed
 from sltcore.experiment.statistics import Estimate, level_of
 from sltcore.report import Column, Table
-from sltcore.report.document import MARK, Better, Cell
+from sltcore.report.document import MARK, Better, Cell, unit_of_difference
 
 LEVEL = 0.95
 PUBLISHED = "published, other data"
@@ -99,7 +100,8 @@ def arm_tables(records: Records, measured: Measured) -> list[Table]:
         for baseline in baselines:
             key = f"{shown.key} - {baseline}"
             label = f"{shown.label}, minus {labels[baseline]}"
-            columns.append(Column(key=key, label=label, unit=shown.unit, better=shown.better))
+            unit = unit_of_difference(shown.unit)
+            columns.append(Column(key=key, label=label, unit=unit, better=shown.better))
             for row, arm in zip(rows, arms, strict=True):
                 row[key] = None if arm == baseline else difference_cell(measured, arm, baseline, shown)
     costs = {arm: costs_of(records, measured, arm) for arm in arms}
@@ -143,19 +145,20 @@ def value_cell(measured: Measured, arm: str, shown: Shown) -> Cell:
     found = level_of(
         measured.system(arm, shown.metric, measured.clusters)[shown.name], measured.draws(measured.clusters)
     )
-    low, high = bounded(found)
+    low, high = bounded(found, shown.better)
     return _cell(found, low, high, measured.seeds_of(arm))
 
 
-def bounded(estimate: Estimate) -> tuple[float, float]:
+def bounded(estimate: Estimate, better: Better) -> tuple[float, float]:
     """The interval of a value, that of a percentage kept from 0 to 100 where all of its seeds are.
 
-    Bounds that allow for other seeds may reach further than any percentage can.
+    Bounds that allow for other seeds may reach further than a percentage can. One that is better the lower may be an
+    error rate, which insertions take beyond 100.
     """
     low, high = estimate.interval(LEVEL)
-    if estimate.unit == "%" and all(0 <= value <= 100 for value in estimate.seeds):
-        return max(0.0, low), min(100.0, high)
-    return low, high
+    if estimate.unit != "%" or not all(0 <= value <= 100 for value in estimate.seeds) or math.isnan(low):
+        return low, high
+    return max(0.0, low), high if better == "lower" else min(100.0, high)
 
 
 def difference_cell(measured: Measured, arm: str, baseline: str, shown: Shown) -> Cell:

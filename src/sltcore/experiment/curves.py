@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sltcore.experiment.arms import Shown, arm_labels, arm_roles, difference_cell, shown_values, value_cell
+from sltcore.experiment.arms import arm_labels, arm_roles, difference_cell, shown_values, value_cell
 from sltcore.experiment.records import Measured, Records
 from sltcore.report import Chart, Point, Series
-from sltcore.report.document import Cell
+from sltcore.report.document import Cell, unit_of_difference
 
 METRICS = "metrics.jsonl"
 MOST_POINTS = 240
@@ -20,23 +20,27 @@ MOST_CHARTS = 48  # of training
 
 def arm_charts(records: Records, measured: Measured) -> list[Chart]:
     """For each value that is claimed or stands for its metric: every arm, and every arm's difference to each baseline,
-    with intervals and all seeds."""
+    with intervals and all seeds. Differences that all stand at a claim's verdict are not drawn again."""
     labels, roles = arm_labels(records), arm_roles(records)
+    claims = [claim for claim in records.spec["claims"] if claim["measure"] == measured.stage]
+    claimed = {(claim["value"], claim["arm"], claim["versus"]) for claim in claims if not claim.get("relative")}
     charts = []
     for shown in shown_values(records, measured)[0]:
         cells = {arm: value_cell(measured, arm, shown) for arm in labels}
-        charts.append(_intervals(f"{shown.label} of each arm", shown.label, shown, labels, cells))
+        charts.append(_intervals(f"{shown.label} of each arm", shown.label, shown.unit, labels, cells))
         for baseline in (arm for arm in labels if roles[arm] == "baseline"):
             cells = {arm: difference_cell(measured, arm, baseline, shown) for arm in labels if arm != baseline}
-            name = f"{shown.label} minus that of {labels[baseline]}"
-            charts.append(_intervals(name, "difference", shown, labels, cells, reference=0.0))
+            if {(shown.key, arm, baseline) for arm, cell in cells.items() if cell is not None} <= claimed:
+                continue
+            name, unit = f"{shown.label} minus that of {labels[baseline]}", unit_of_difference(shown.unit)
+            charts.append(_intervals(name, "difference", unit, labels, cells, reference=0.0))
     return [chart for chart in charts if chart.series[0].points]
 
 
 def _intervals(
     title: str,
     y_label: str,
-    shown: Shown,
+    unit: str,
     labels: Mapping[str, str],
     cells: Mapping[str, Cell],
     *,
@@ -56,7 +60,7 @@ def _intervals(
         title=title,
         kind="intervals",
         x_label="arm",
-        y_label=_with_unit(y_label, shown.unit),
+        y_label=_with_unit(y_label, unit),
         series=series,
         reference=reference,
         alt=f"{title} with 95 % intervals; {'; '.join(said)}.",

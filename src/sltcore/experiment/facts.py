@@ -1,4 +1,4 @@
-"""What every row of a report stands on: data, split rule, model size, steps, seeds, machine, command, versions."""
+"""What every row of a report stands on: data, split rule, model size, steps, seeds; and where it ran."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RULES = {
 
 
 def facts_of(records: Records, measured: Mapping[str, Measured]) -> dict[str, Fact]:
-    """In the order in which they are read."""
+    """In the order in which they are read. Command, machine and versions have parts of their own in a report."""
     spec, results = records.spec, records.results
     found: dict[str, Fact] = {}
     for stage in records.of_kind("measure"):
@@ -45,10 +45,6 @@ def facts_of(records: Records, measured: Mapping[str, Measured]) -> dict[str, Fa
     if len(spec["claims"]) > 1:
         default = ExperimentSpec.model_fields["correction"].default
         found["correction for several claims"] = spec.get("correction", default)
-    found["command"] = results.get("command") or None
-    found["machine"] = ", ".join(f"{name} {value}" for name, value in machine_of(records).items()) or None
-    ours = {name: version for name, version in results.get("versions", {}).items() if name.startswith("sltcore")}
-    found["versions of sltcore"] = ", ".join(f"{name} {version}" for name, version in ours.items()) or None
     return {name: value for name, value in found.items() if value is not None}
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from sltcore.errors import DataError, SltError
@@ -62,7 +63,26 @@ def _judgement(claim: Claim, records: Records, measured: Mapping[str, Measured])
     metric, _, name = claim.value.partition(".")
     drawn = bool(held.drawn & {claim.arm, claim.versus})
     judgement = judge(claim, estimate, better=held.direction(metric, name), drawn=drawn)
+    judgement = replace(judgement, notes=(*_conditions(claim, records, held), *judgement.notes))
     return judgement, seeds_of_difference(held, claim.arm, claim.versus)
+
+
+def _conditions(claim: Claim, records: Records, held: Measured) -> Iterator[str]:
+    """In what the run was not as it was meant to be, or as a fair comparison is."""
+    from sltcore.experiment.arms import arm_labels, costs_of
+
+    wanted, arms = records.seeds(claim.measure), (claim.arm, claim.versus)
+    lost = [seed for seed in wanted if seed not in held.seeds]
+    if lost and held.drawn & set(arms):
+        told = f"{'Seed' if len(lost) == 1 else 'Seeds'} {', '.join(map(str, lost))}"
+        yield f"{told} of {len(wanted)} left no values: this is the verdict of the others alone."
+    steps = [costs_of(records, held, arm).get("steps", 0) for arm in arms]
+    if None not in steps and steps[0] != steps[1]:
+        labels = arm_labels(records)
+        said = (
+            f"{labels[arm]} for {f'{count:,.0f}' if count else 'none'}" for arm, count in zip(arms, steps, strict=True)
+        )
+        yield f"The arms did not learn for equally many steps: {', '.join(said)}."
 
 
 def _why(records: Records, stage: str) -> str:

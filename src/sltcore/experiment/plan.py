@@ -12,7 +12,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from sltcore.errors import SltError, SpecError
 from sltcore.experiment.grids import Grid, data_entries, is_reference, needs_of
-from sltcore.experiment.keys import code_versions, content_digest, unit_key
+from sltcore.experiment.keys import code_versions, content_digest, digest, recording_digest, unit_key
 from sltcore.experiment.measures import AUDIO
 from sltcore.experiment.units import Unit, one_line
 from sltcore.spec.experiments import ExperimentSpec, Stage
@@ -98,7 +98,7 @@ def make_plan(
             pipelines[name] = pipeline.filled()
             parts.append(pipeline.model)
         entries = tuple(block.entry for part in parts for block in _blocks(part))
-        files = tuple(sorted({path for part in parts for path in _paths(part)}))
+        files = tuple(sorted({path for part in parts for path in paths_of(part)}))
         seeded = _draws(stage) or any(stages[need].seeded for need in needs)
         stages[name] = PlannedStage(name, stage, fields, needs, seeded, entries, files, grid.settings[name])
     read = fingerprint if fingerprint is not None else _reader(progress)
@@ -180,7 +180,11 @@ def _reader(progress: Callable[[str], None]) -> Fingerprint:
     def read(entry: DataConfig) -> str:
         from sltcore.data.examples import fingerprint, read_examples
 
-        return fingerprint(read_examples([entry], progress=progress))
+        examples = read_examples([entry], progress=progress)
+        found = fingerprint(examples)
+        if entry.manifest is None:
+            return found  # corpora and data sets tell their versions
+        return digest([found, sorted([e.item.id, recording_digest(e.item.source)] for e in examples)])
 
     return read
 
@@ -238,21 +242,21 @@ def _data(stage: PlannedStage, read: Fingerprint, known: dict[str, str]) -> tupl
     return found, ""
 
 
-def _paths(config: Any) -> Iterator[Path]:
-    """Every file that a stage's own fields name."""
+def paths_of(config: Any) -> Iterator[Path]:
+    """Every file that a config, and whatever it holds, names."""
     if isinstance(config, Path):
         yield config
     elif isinstance(config, Block):
-        yield from _paths(config.config)
+        yield from paths_of(config.config)
     elif isinstance(config, BaseModel):
         for name in type(config).model_fields:
-            yield from _paths(getattr(config, name))
+            yield from paths_of(getattr(config, name))
     elif isinstance(config, Mapping):
         for item in config.values():
-            yield from _paths(item)
+            yield from paths_of(item)
     elif isinstance(config, list | tuple):
         for item in config:
-            yield from _paths(item)
+            yield from paths_of(item)
 
 
 def _absolute(value: Any) -> Iterator[str]:

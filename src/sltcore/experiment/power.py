@@ -87,7 +87,7 @@ def settling(estimate: Estimate, distance: float, *, level: float = 0.95, power:
     if found.both is not None:
         ways.append(f"{items(found.both[0])} with {found.both[1]} seeds (now {seeds}), neither alone,")
     if not ways:
-        return "No affordable number of utterances or seeds would settle it: the difference is too near to the margin"
+        return "No affordable number of utterances or seeds would settle it: the difference is too near to the margin."
     alone = ""
     if found.both is None and seeds > 1 and len(ways) == 1:
         alone = " More seeds alone would not." if found.seeds is None else " More utterances alone would not."

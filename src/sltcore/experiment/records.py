@@ -188,7 +188,7 @@ def read_measured(records: Records, stage: str, *, registry: Registry | None, pr
     there = {seed: place for seed in records.seeds(stage) if (place := records.place(stage, seed)) is not None}
     if not there:
         return None
-    values = {seed: json.loads((place / VALUES).read_text(encoding="utf-8")) for seed, place in there.items()}
+    values = {seed: _values(place / VALUES) for seed, place in there.items()}
     metrics: dict[str, Metric] = {}
     for label, block in next(iter(values.values()))["metrics"].items():
         try:
@@ -236,12 +236,24 @@ def read_measured(records: Records, stage: str, *, registry: Registry | None, pr
     )
 
 
+def _values(path: Path) -> Mapping[str, Any]:
+    try:
+        found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from None
+    return found
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path} cannot be read: {error}; delete its folder and run the experiment again")
+
+
 def _arrays(path: Path) -> dict[str, Any]:
     try:
         with np.load(path, allow_pickle=False) as found:
             return dict(found)
     except (OSError, ValueError, BadZipFile) as error:
-        raise DataError(f"{path} cannot be read: {error}; delete its folder and run the experiment again") from None
+        raise _unreadable(path, error) from None
 
 
 def _places(known: Any, wanted: Sequence[str]) -> list[int]:

@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import import_module, metadata
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from sltcore.data.cache import locked
 from sltcore.errors import DataError, SltError, did_you_mean
 from sltcore.experiment.plan import Plan, make_plan
-from sltcore.experiment.units import Unit, UnitResult, clear_leftovers, find_unit, write_json
+from sltcore.experiment.units import Unit, UnitResult, clear_leftovers, find_unit, finished, write_json
 from sltcore.spec.document import dump_document
 from sltcore.spec.experiments import ExperimentSpec
 from sltcore.spec.load import Source, Spec, load_spec
@@ -124,7 +124,8 @@ def run_experiment(
     with locked(out / ".lock", told.say):
         clear_leftovers(folder)
         plan = make_plan(spec, registry=registry, progress=told.say)
-        (out / SPEC).write_text(dump_document(spec.filled()), encoding="utf-8")
+        with _writing(out / SPEC):
+            (out / SPEC).write_text(dump_document(spec.filled()), encoding="utf-8")
         ledger = _Ledger(out, plan, {"size": size, "engine": engine, "command": command or shown_command()})
         told.begin(plan.units)
         try:
@@ -139,12 +140,17 @@ def run_experiment(
 def _results(
     plan: Plan, folder: Path, engine: str, workers: int | None, registry: Registry | None, told: Progress
 ) -> Iterator[tuple[Unit, UnitResult]]:
-    by_key = {unit.key: unit for unit in plan.units}
+    """What is finished comes first, so that results.json soon holds it again, and costs no process."""
+    left = {unit.key: unit for unit in plan.units}
+    for unit in plan.units:
+        reused = finished(unit, folder)
+        if reused is not None:
+            yield left.pop(unit.key), reused
     module, _, name = ENGINES[engine].partition(":")
     run: Callable[..., Iterator[UnitResult]] = getattr(import_module(module), name)
     more: dict[str, Any] = {"registry": registry, "started": told.started} if engine == "local" else {}
-    for result in run(list(plan.units), folder, workers, **more):
-        yield by_key[result.key], result
+    for result in run(list(left.values()), folder, workers, **more):
+        yield left[result.key], result
 
 
 def _own_folder(out: Path, spec: Spec[ExperimentSpec]) -> Path:
@@ -163,6 +169,18 @@ def _own_folder(out: Path, spec: Spec[ExperimentSpec]) -> Path:
                 f"--out {out} holds the experiment '{name}', this one is '{spec.model.name}'; choose another folder"
             )
     return out / UNITS
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """**Raises** `DataError` where a full disk or a lack of leave stops the block."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be written: {error.strerror or error}; finished units are kept, mend it and run the same "
+            f"command again"
+        ) from None
 
 
 class _Ledger:
@@ -212,7 +230,8 @@ class _Ledger:
             }
             for known, found in self.rows()
         ]
-        write_json(self.path, {**self.head, "units": rows})
+        with _writing(self.path):
+            write_json(self.path, {**self.head, "units": rows})
 
     def rows(self) -> tuple[tuple[Unit, UnitResult], ...]:
         return tuple((unit, self.results[unit.key]) for unit in self.plan.units if unit.key in self.results)

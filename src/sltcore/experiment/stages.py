@@ -54,6 +54,8 @@ def train(unit: Unit, folder: Path, places: Places, registry: Registry | None) -
     return {
         "bundle": bundle.as_posix(),
         "steps": trained.steps,
+        "utterances": trained.utterances,
+        "minutes": trained.minutes,
         "train_seconds": trained.seconds,
         "values": dict(trained.values),
         "best": dict(trained.best),

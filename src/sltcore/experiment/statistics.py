@@ -129,7 +129,7 @@ def seeded_difference(
 ) -> Estimate:
     """The mean over seeds of the value of a minus that of b, on the same items in the same order.
 
-    `relative` gives 100 (a - b) / b of each seed instead, in percent. Seed j of a is paired with seed j of b; a system
+    `relative` gives 100 (a - b) / |b| of each seed instead, in percent. Seed j of a is paired with seed j of b; a system
     that draws nothing at random has one seed and is paired with every seed of the other.
 
     **Shapes**: `stats_a`, `stats_b` [s n k] float64: seeds, items, statistics; `clusters` [n] labels.
@@ -160,7 +160,7 @@ def difference(a: Replicated, b: Replicated, draws: Draws, *, relative: bool = F
     values, replicates = a.values - b.values, a.replicates - b.replicates
     if relative:
         with np.errstate(divide="ignore", invalid="ignore"):
-            values, replicates = 100 * values / b.values, 100 * replicates / b.replicates
+            values, replicates = 100 * values / abs(b.values), 100 * replicates / abs(b.replicates)
     return _estimate(values, replicates, "%" if relative else a.unit, draws)
 
 

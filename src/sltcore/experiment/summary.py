@@ -6,6 +6,7 @@ import base64
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sltcore.errors import DataError
 from sltcore.experiment.arms import arm_labels, arm_tables
 from sltcore.experiment.curves import arm_charts, training_charts
 from sltcore.experiment.facts import facts_of, machine_of
@@ -133,7 +134,12 @@ def _audio(records: Records) -> list[AudioRow]:
 
 def _row(place: Path | None, name: str, title: str, label: str, text: str) -> AudioRow:
     assert place is not None  # entries are read from a unit that is there
-    data = base64.b64encode((place / name).read_bytes()).decode("ascii")
+    try:
+        data = base64.b64encode((place / name).read_bytes()).decode("ascii")
+    except OSError as error:
+        raise DataError(
+            f"{place / name} cannot be read: {error.strerror}; delete its folder and run the experiment again"
+        ) from None
     return AudioRow(title=title, label=label, text=text, src=f"data:audio/wav;base64,{data}")
 
 

@@ -126,9 +126,9 @@ def run_unit(unit: Unit, units: str | Path, *, registry: Registry | None = None)
     returned, not raised, and its traceback is kept beside the folders.
     """
     units = Path(units)
-    found = find_unit(units, unit.key)
-    if found is not None:
-        return UnitResult(unit.key, "reused", float((read_unit(found) or {}).get("seconds", 0.0)), host=platform.node())
+    reused = finished(unit, units)
+    if reused is not None:
+        return reused
     start = time.perf_counter()
     trace = units / f"{unit.folder}.{ERROR}"
     try:
@@ -139,6 +139,15 @@ def run_unit(unit: Unit, units: str | Path, *, registry: Registry | None = None)
         _keep_trace(trace)
         return UnitResult(unit.key, "failed", time.perf_counter() - start, one_line(error), platform.node())
     return UnitResult(unit.key, "done", time.perf_counter() - start, host=platform.node())
+
+
+def finished(unit: Unit, units: Path) -> UnitResult | None:
+    """What an earlier run did of a unit, where and in what time; None where it did not finish it."""
+    place = find_unit(units, unit.key)
+    if place is None:
+        return None
+    facts = read_unit(place) or {}
+    return UnitResult(unit.key, "reused", float(facts.get("seconds", 0.0)), host=str(facts.get("host", "")))
 
 
 def _keep_trace(path: Path) -> None:

@@ -23,6 +23,15 @@ MARK = "_mark"  # of a row that stands apart, such as "published, other data"
 CELL_KEYS = frozenset({"value", "low", "high", "seeds"})
 
 
+def unit_of_difference(unit: str) -> str:
+    """What the difference of two values is counted in.
+
+    >>> unit_of_difference("%"), unit_of_difference("dB")
+    ('percentage points', 'dB')
+    """
+    return "percentage points" if unit == "%" else unit
+
+
 @dataclass(frozen=True, kw_only=True)
 class SeedEffect:
     """The difference of one seed; `seed` is None where nothing was drawn at random."""
@@ -62,10 +71,10 @@ class Verdict:
 
     @property
     def effect_unit(self) -> str:
-        """What the effect is counted in: a difference of percentages is one of percentage points."""
+        """What the effect is counted in."""
         if self.relative:
             return f"% of {self.versus}"
-        return "percentage points" if self.unit == "%" else self.unit
+        return unit_of_difference(self.unit)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ UNITS = {
     "utterances_per_s": "utterances a second",
     "audio_s_per_s": "seconds of sound a second",
 }
-UNDRAWN = frozenset({"seconds", "skipped_steps"})  # they only grow: told as facts
+UNDRAWN = frozenset({"seconds", "skipped_steps", "skipped_utterances"})  # they only grow: told as facts
 
 
 class Curve(NamedTuple):
@@ -51,6 +51,8 @@ def training_report(folder: str | Path) -> Report:
         facts["time"] = duration(seconds)
     if skipped := growing.get("skipped_steps"):
         facts["steps left out, gradient not finite"] = int(skipped)
+    if lost := growing.get("skipped_utterances"):
+        facts["times that nothing was learned from an utterance, loss not finite"] = int(lost)
     return Report(
         title=name or f"Training run {path.parent.resolve().name}",
         kind="train",

@@ -67,8 +67,11 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path
         shutil.rmtree(work, ignore_errors=True)
         reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
         raise TrainError(f"checkpoint {target} cannot be written: {reason}; {_what_is_left(folder)}") from None
-    for step in steps_in(folder)[:-keep]:
-        shutil.rmtree(folder / step_name(step), ignore_errors=True)
+    steps = steps_in(folder)  # a later one is damaged: it was left out when the run went on from an older one
+    kept = [step for step in steps if step <= checkpoint.step][-keep:]
+    for step in steps:
+        if step not in kept:
+            shutil.rmtree(folder / step_name(step), ignore_errors=True)
     return target
 
 

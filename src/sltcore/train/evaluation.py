@@ -54,15 +54,26 @@ def metric_names(pipeline: Pipeline) -> dict[str, bool]:
 def _named(pipeline: Pipeline) -> list[tuple[str, Any]]:
     named: list[tuple[str, Any]] = []
     for place, metric in enumerate(pipeline.metrics):
-        use = getattr(pipeline.spec.model.metrics[place], "use", "metric")
+        use = getattr(pipeline.spec.model.metrics[place], "use", "metric").rpartition("/")[
+            2
+        ]  # without its distribution
         taken = sum(name == use or name.startswith(f"{use}-") for name, _ in named)
         named.append((use if not taken else f"{use}-{taken + 1}", metric))
     return named
 
 
-def choose_measure(best: str, pipeline: Pipeline) -> Measure:
-    """The measure that `evaluate.best` names. **Raises** `SpecError` when there is none of that name."""
+def choose_measure(best: str, pipeline: Pipeline, *, has_texts: bool = True) -> Measure:
+    """The measure that `evaluate.best` names; metrics need development data that `has_texts`.
+
+    **Raises** `SpecError` when there is none of that name.
+    """
     names = metric_names(pipeline)
+    if not has_texts:
+        if best not in (AUTO, LOSS) and names:
+            raise SpecError(
+                f"evaluate.best: no development utterance has a text for '{best}'; write loss, or give texts"
+            )
+        names = {}
     if best == AUTO:
         best = next(iter(names), LOSS)
     if best == LOSS:
@@ -142,7 +153,11 @@ class Evaluator:
                     generator = make_generator(seed_of(self.seed, "dev", step.number, rank, place))
                     with self.accelerator.autocast():
                         losses = self.step(batch, generator)
-                    total += torch.stack([(losses * batch.weights).sum(), batch.weights.sum()]).double()
+                    weights = torch.where(
+                        losses.isposinf(), 0.0, batch.weights
+                    )  # no alignment: a source told a wrong length
+                    losses = torch.where(weights > 0, losses, 0.0)
+                    total += torch.stack([losses.sum(), weights.sum()]).double()
         loss, count = self.accelerator.reduce(total).tolist()
         return loss / count if count else math.nan
 
@@ -153,8 +168,10 @@ class Evaluator:
         context = self.loader.columns.context(examples)
         outputs = list(self.pipeline.run(mine, keep_going=True, count=len(mine), **context))
         failed = [output for output in outputs if output.error is not None]
-        if len(failed) == len(outputs) and failed:
-            raise TrainError(f"none of the {len(outputs)} development utterances could be run: {failed[0].error}")
+        wrong = int(self._gathered(np.array([[len(failed)]])).sum())
+        if wrong == len(self.examples):  # of all processes, so that none waits for one that gave up
+            why = failed[0].error if failed else "see the first process"
+            raise TrainError(f"none of the {wrong} development utterances could be run: {why}")
         said = [reading(output) for output in outputs]
         for prefix, metric in _named(self.pipeline):
             metric.reset()
@@ -163,7 +180,7 @@ class Evaluator:
             metric.reset()
             for name, value in metric.reduce(rows).items():
                 values[f"{prefix}.{name}"], units[f"{prefix}.{name}"] = float(value.value), value.unit
-        return int(self._gathered(np.array([[len(failed)]])).sum())
+        return wrong
 
     def _gathered(self, rows: np.ndarray) -> np.ndarray:
         if self.accelerator.num_processes == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -52,9 +53,11 @@ class History:
 
     def close(self) -> None:
         """Nothing is written afterwards."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # every line was flushed; on a full disk the failed one is tried once more
+            self._file.close()
         if self._events is not None:
-            self._events.close()
+            with contextlib.suppress(OSError):
+                self._events.close()
 
 
 def _plain(value: Any) -> Any:

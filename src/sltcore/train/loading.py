@@ -243,7 +243,7 @@ class Loader:
         examples = [self.examples[one.place] for one in drawn]
         seeds = tuple(utterance_seed(self.seed, epoch, one.key) for one in drawn)
         context = self._signals(examples)
-        clean = [self._reader.read(example) for example in examples]
+        clean = [self._reader.read(one.place, self.examples[one.place]) for one in drawn]
         values = clean
         if self.augment:
             values = [self._augmented(*entry) for entry in zip(examples, clean, seeds, strict=True)]
@@ -290,12 +290,13 @@ class _Reader:
         self.pipeline = pipeline
         self.most_bytes = most_bytes
         self.held_bytes = 0
-        self._held: dict[str, np.ndarray[Any, Any]] = {}
+        self._held: dict[int, np.ndarray[Any, Any]] = {}
 
-    def read(self, example: Example) -> Any:
-        """What the pipeline's first stage needs; **raises** what reading raises, with the utterance's name."""
+    def read(self, place: int, example: Example) -> Any:
+        """What the pipeline's first stage needs of the example at a place in the list, for ids may repeat there (private
+        and public data); **raises** what reading raises, with the utterance's name."""
         item = example.item
-        held = self._held.get(item.id)
+        held = self._held.get(place)
         if held is not None:
             samples = held.astype(np.float32)
             if held.dtype == np.int16:
@@ -309,16 +310,16 @@ class _Reader:
             error.add_note(f"while utterance '{item.id}' was read")
             raise
         if isinstance(value, Recording):
-            self._keep(item.id, value.samples)
+            self._keep(place, value.samples)
         return value
 
-    def _keep(self, name: str, samples: np.ndarray[Any, Any]) -> None:
+    def _keep(self, place: int, samples: np.ndarray[Any, Any]) -> None:
         scaled = samples * np.float32(32768)
         whole = scaled.astype(np.int32)
         exact = bool(np.all(whole == scaled)) and whole.size > 0 and -32768 <= whole.min() <= whole.max() <= 32767
         kept = whole.astype(np.int16) if exact else samples
         if self.held_bytes + kept.nbytes <= self.most_bytes:
-            self._held[name] = kept
+            self._held[place] = kept
             self.held_bytes += kept.nbytes
 
 

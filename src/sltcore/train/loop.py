@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -30,15 +31,19 @@ if TYPE_CHECKING:
 
 BEST = "best"
 MOST_SKIPPED = 20  # steps in a row without a finite gradient; loss scaling of float16 settles within a few
+MOST_NAMED = 5
 Gradient = Callable[[nn.Module, Tensor], None]
 
 
 class Sums(NamedTuple):
-    """Since the last line of the history: losses of this process, utterances of all, and seconds of sound here."""
+    """Since the last line of the history: `utterances` of all processes; losses, seconds of sound, seconds of learning,
+    and the names of utterances without a finite loss, of this process."""
 
     loss: float = 0.0
     utterances: int = 0
     audio_s: float = 0.0
+    seconds: float = 0.0
+    lost: Sequence[str] = ()
 
 
 class Loop:
@@ -89,6 +94,7 @@ class Loop:
         self.seconds = 0.0
         self.skipped_steps = 0
         self.skipped_in_row = 0
+        self.skipped_utterances = 0
         self.sums = Sums()
         self.standing = Standing([], 0)
         self.values: dict[str, float] = {}
@@ -103,13 +109,15 @@ class Loop:
         loop = checkpoint.facts["loop"]
         self.step, self.epoch, self.seconds = checkpoint.step, loop["epoch"], loop["seconds"]
         self.skipped_steps, self.skipped_in_row = loop["skipped_steps"], loop["skipped_in_row"]
-        self.sums = Sums(*loop["sums"])
+        self.skipped_utterances = loop.get("skipped_utterances", 0)
+        whole = Sums(*loop["sums"])  # of all processes, so that the others begin with nothing
+        self.sums = whole if self.accelerator.is_main_process else Sums(utterances=whole.utterances)
         self.standing = Standing(list(loop["best"]), loop["without_gain"])
         self.values = dict(loop["values"])
         if self.accelerator.scaler is not None and loop["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(loop["scaler"])
 
-    def _checkpoint(self) -> Checkpoint:
+    def _checkpoint(self, sums: Sums) -> Checkpoint:
         weights = {f"step.{name}": tensor for name, tensor in self.bare.state_dict().items()}
         for index, transform in enumerate(self.pipeline.transforms):
             weights.update({f"transforms.{index}.{name}": tensor for name, tensor in transform.state().items()})
@@ -119,7 +127,8 @@ class Loop:
             "seconds": self.seconds,
             "skipped_steps": self.skipped_steps,
             "skipped_in_row": self.skipped_in_row,
-            "sums": list(self.sums),
+            "skipped_utterances": self.skipped_utterances,
+            "sums": list(sums),
             "best": self.standing.best,
             "without_gain": self.standing.without_gain,
             "values": self.values,
@@ -145,19 +154,18 @@ class Loop:
     def each(self, history: History | None) -> Generator[int, None, None]:
         """As `run`, step by step: the number of steps taken so far, after each."""
         began = time.perf_counter() - self.seconds
-        learned = 0.0
         with closing(self._steps()) as steps:
             paused = time.perf_counter()
             for step in steps:
                 figures = self._learn(step)
-                learned += time.perf_counter() - paused  # with the wait for data, without what is done between steps
+                # With the wait for data, without what is done between steps.
+                self.sums = self.sums._replace(seconds=self.sums.seconds + time.perf_counter() - paused)
                 self.step, self.epoch = step.number + 1, step.epoch
                 self.seconds = time.perf_counter() - began
                 self.progress.step(self.step)
                 last = self.step >= self.total
                 if self.step % self.fields.log.every_steps == 0 or last:
-                    self._log(history, figures, learned)
-                    learned = 0.0
+                    self._log(history, figures)
                 if self.evaluator is not None and (self.step % self.fields.evaluate.every_steps == 0 or last):
                     self._evaluate(history)
                 if self.step % self.fields.checkpoint.every_steps == 0 or self.stopped:
@@ -201,11 +209,7 @@ class Loop:
         self.optimizer.zero_grad()
         if finite:
             self.skipped_in_row = 0
-            total = float(sum(((one * batch.weights).sum() for one, batch in losses), torch.zeros(())))
-            audio_s = sum(batch.seconds for batch in batches)
-            self.sums = Sums(
-                self.sums.loss + total, self.sums.utterances + step.utterances, self.sums.audio_s + audio_s
-            )
+            self._count(step, losses)
         else:
             self._skipped(number, losses)
         return {"learning_rate": rate, "gradient_norm": float(norm)}
@@ -230,7 +234,7 @@ class Loop:
     ) -> list[tuple[Tensor, Any]]:
         """A privacy mechanism's own gradient of all utterances of the step at once, so that noise is added once."""
         found = [(self.module(batch, generator), batch) for batch in batches if len(batch.ids)]
-        kept = [losses[batch.weights > 0] for losses, batch in found]
+        kept = [torch.where(losses.isposinf(), 0.0, losses)[batch.weights > 0] for losses, batch in found]
         gradient(self.bare, torch.cat(kept) if kept else torch.zeros(0, device=self.accelerator.device))
         return [(losses.detach(), batch) for losses, batch in found]
 
@@ -245,16 +249,29 @@ class Loop:
             nn.utils.clip_grads_with_norm_(parameters, largest, norm)
         return norm
 
+    def _count(self, step: Step, losses: Sequence[tuple[Tensor, Any]]) -> None:
+        """Add a step to the sums. Where the gradient is finite and a loss is not, as where speed perturbation left an
+        utterance fewer frames than its text needs, that utterance gave no gradient and is named instead of summed."""
+        total = float(sum(((one * batch.weights).sum() for one, batch in losses), torch.zeros(())))
+        lost: list[str] = []
+        if not math.isfinite(total):
+            lost = [name for one, batch in losses for name in _without_loss(one, batch)]
+            total = sum(
+                float((torch.where(torch.isfinite(one), one, 0.0) * batch.weights).sum()) for one, batch in losses
+            )
+        sums = self.sums
+        self.sums = sums._replace(
+            loss=sums.loss + total,
+            utterances=sums.utterances + step.utterances,
+            audio_s=sums.audio_s + sum(batch.seconds for batch in step.batches),
+            lost=[*sums.lost, *lost],
+        )
+
     def _skipped(self, number: int, losses: Sequence[tuple[Tensor, Any]]) -> None:
         self.skipped_steps += 1
         self.skipped_in_row += 1
-        ids = [
-            name
-            for one, batch in losses
-            for name, finite in zip(batch.ids, torch.isfinite(one).tolist(), strict=True)
-            if not finite
-        ]
-        named = f"; no finite loss for: {', '.join(ids[:5])}{' …' if len(ids) > 5 else ''}" if ids else ""
+        ids = [name for one, batch in losses for name in _without_loss(one, batch)]
+        named = f"; no finite loss for: {_few(ids)}" if ids else ""
         self.progress.say(
             f"step {number + 1}: the gradient is not finite, so the step is skipped ({self.skipped_steps} so far){named}"
         )
@@ -264,16 +281,36 @@ class Loop:
                 f"optimizer.learning_rate or optimizer.clip_norm, or leave out the utterances that cause it"
             )
 
-    def _log(self, history: History | None, figures: Mapping[str, float], seconds: float) -> None:
+    def _whole(self) -> Sums:
+        """The sums of all processes together, the same in each; seconds are those of this one."""
         sums = self.sums
-        total = torch.tensor([sums.loss, sums.audio_s], dtype=torch.float64, device=self.accelerator.device)
-        loss, audio_s = self.accelerator.reduce(total).tolist()
-        loss = loss / sums.utterances if sums.utterances else float("nan")
+        if self.accelerator.num_processes == 1:
+            return sums
+        from accelerate.utils import gather_object
+
+        parts = [Sums(*part) for part in gather_object([tuple(sums)])]
+        return sums._replace(
+            loss=sum(part.loss for part in parts),
+            audio_s=sum(part.audio_s for part in parts),
+            lost=[name for part in parts for name in part.lost],
+        )
+
+    def _log(self, history: History | None, figures: Mapping[str, float]) -> None:
+        sums = self._whole()
         self.sums = Sums()
-        speed = sums.utterances / seconds
+        learned_from = sums.utterances - len(sums.lost)
+        loss = sums.loss / learned_from if learned_from > 0 else float("nan")
+        speed = sums.utterances / sums.seconds
+        if sums.lost:
+            self.skipped_utterances += len(sums.lost)
+            self.progress.say(
+                f"step {self.step}: nothing was learned from {_few(sums.lost)} ({self.skipped_utterances} so far): the loss "
+                f"is not finite, as where an augmentation leaves a text too few frames"
+            )
         line = {"step": self.step, "epoch": round(self.epoch, 6), LOSS: loss, **figures}
         line |= {"seconds": round(self.seconds, 3), "utterances_per_s": round(speed, 3)}
-        line |= {"audio_s_per_s": round(audio_s / seconds, 3), "skipped_steps": self.skipped_steps}
+        line |= {"audio_s_per_s": round(sums.audio_s / sums.seconds, 3), "skipped_steps": self.skipped_steps}
+        line["skipped_utterances"] = self.skipped_utterances
         if history is not None:
             history.write(line)
         self.progress.measured(self.step, self.total, epoch=self.epoch, loss=loss, utterances_per_s=speed)
@@ -296,10 +333,21 @@ class Loop:
     def _write(self) -> None:
         """A checkpoint; only then are bundles removed that are no longer among the best, for a run that goes on from an
         older checkpoint may still count on them."""
+        sums = self._whole()
         if self.accelerator.is_main_process:
-            write_checkpoint(self.folder / FOLDER, self._checkpoint(), keep=self.fields.checkpoint.keep)
+            write_checkpoint(self.folder / FOLDER, self._checkpoint(sums), keep=self.fields.checkpoint.keep)
             remove_beaten(self.folder / BEST, self.standing)
         self.accelerator.wait_for_everyone()
+
+
+def _without_loss(losses: Tensor, batch: Any) -> list[str]:
+    """The names of utterances that count but have no finite loss."""
+    lost = (~torch.isfinite(losses) & (batch.weights > 0)).tolist()
+    return [name for name, is_lost in zip(batch.ids, lost, strict=True) if is_lost]
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:MOST_NAMED]) + (" …" if len(names) > MOST_NAMED else "")
 
 
 def save_weights_of(loop: Loop, folder: Path, values: Mapping[str, float]) -> Path:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sltcore.context import GENERATOR
 from sltcore.errors import PluginError, ShapeError, SpecError
 from sltcore.interfaces import Objective
+from sltcore.types import Encoded
 
 if TYPE_CHECKING:
     from sltcore.pipeline import Pipeline
@@ -51,7 +52,8 @@ class TrainStep(nn.Module):
         self.further = nn.ParameterList([p for p in further if id(p) not in held])
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Losses [b] float32 of a batch, fillers included. **Raises** `ShapeError` for a loss of another shape."""
+        """Losses [b] float32 of a batch, fillers included: +inf, with zero gradient of the decoder's loss, for a target
+        that needs more frames than there are. **Raises** `ShapeError` for a loss of another shape."""
         context = {**batch.context, GENERATOR: generator}
         with self.pipeline.using(context):
             losses = self._losses(batch, context)
@@ -74,6 +76,9 @@ class TrainStep(nn.Module):
                 decoder = self.pipeline.parts["decoder"]
                 encoded = batch.value if encoder is None else encoder(batch.value, context)
                 losses = _checked(decoder.loss(encoded, batch.targets, context), size, decoder)
+                if isinstance(encoded, Encoded):  # seen before for the sound as it is, but speed perturbation shortens
+                    fits = decoder.frames_needed(batch.targets) <= encoded.lengths
+                    losses = torch.where(fits, losses, torch.inf)
             for part, weight in self.beside:
                 losses = losses + weight * _checked(part.loss(encoder, batch.value, for_objectives), size, part)
         return losses

@@ -13,7 +13,8 @@ class Trained(NamedTuple):
     `bundle` is the result: the best weights, or the last where nothing was evaluated; `last` is the bundle of the last
     weights. `values` are those of the last evaluation, by METRIC.VALUE and `loss`; `best` holds `step`, `name`, `value`
     and `values` of the evaluation that decided, and is empty without one. `skipped` names utterances that were not
-    learned from, with the reason; `history` is metrics.jsonl; `privacy` what a mechanism spent.
+    learned from, with the reason; `history` is metrics.jsonl; `privacy` what a mechanism spent. `utterances` are those
+    that could be learned from, `minutes` their sound.
     """
 
     bundle: Path
@@ -25,6 +26,8 @@ class Trained(NamedTuple):
     skipped: dict[str, str]
     history: Path
     privacy: Mapping[str, Any] = {}
+    utterances: int = 0
+    minutes: float = 0.0
 
     def to_dict(self, folder: Path) -> dict[str, Any]:
         """Plain data, paths relative to the run's `folder`."""

@@ -88,7 +88,9 @@ def train_model(
         done = places.read_result(folder, work.facts) if resume else None
         if done is not None:
             job.progress.say(f"{folder} is finished, after {done.steps} steps; begin anew with --fresh")
-            return done, read_bundle(done.bundle, registry=job.registry)[0]
+            pipeline = read_bundle(done.bundle, registry=job.registry)[0]
+            pipeline.to(job.accelerator.device)
+            return done, pipeline
         return work.train(sampler, gradient)
 
 
@@ -168,7 +170,8 @@ class Work:
         for transform in self.pipeline.transforms:
             optimizer = transform.wrap_optimizer(optimizer)
         loader = self._loader(self.examples, augment=self.parts.augment)
-        measure = choose_measure(spec.evaluate.best, self.pipeline)
+        spoken = not job.dev or any(example.item.text is not None for example in job.dev)
+        measure = choose_measure(spec.evaluate.best, self.pipeline, has_texts=spoken)
         evaluator = None
         if job.dev:
             dev = self._loader(job.dev, augment=())
@@ -230,15 +233,19 @@ class Work:
         trained = sum(p.numel() for group in loop.optimizer.param_groups for p in group["params"])
         every = {id(p): p.numel() for p in [*loop.bare.parameters(), *loop.pipeline.model.parameters()]}
         heard = f", {loader.seconds / 60:.1f} min" if loader.seconds else ""
-        looked_at = f"; {len(dev.examples):,} for evaluation" if dev is not None else "; nothing for evaluation"
+        looked_at = f"; {len(self.job.dev):,} for evaluation" if dev is not None else "; nothing for evaluation"
         say(f"{trained:,} of {sum(every.values()):,} parameters are trained")
         say(f"{len(loader.examples):,} utterances{heard}{looked_at}")
         where = f"{accelerator.num_processes} processes on {accelerator.device.type}"
         where = where if accelerator.num_processes > 1 else str(accelerator.device)
         say(f"{loop.total:,} steps on {where}, {self.job.spec.precision}")
-        for what, skipped in (("training", loader.skipped), ("development", dev.skipped if dev is not None else {})):
+        left_out = (
+            ("training utterances are left out", loader.skipped),
+            ("development utterances are left out of the loss", {} if dev is None else dev.skipped),
+        )
+        for what, skipped in left_out:
             if skipped:
-                say(f"{len(skipped)} {what} utterances are left out:")
+                say(f"{len(skipped)} {what}:")
             for name, reason in list(skipped.items())[:MOST_NAMED]:
                 say(f"  {name}: {reason}")
             if len(skipped) > MOST_NAMED:
@@ -259,6 +266,8 @@ class Work:
             best=best,
             skipped=dict(loop.loader.skipped),
             history=self.folder / METRICS,
+            utterances=len(loop.loader.examples),
+            minutes=loop.loader.seconds / 60,
         )
         chosen = loop.pipeline
         if not is_last:
