@@ -179,7 +179,9 @@ def test_killed_in_the_middle_it_finishes_without_repeating_and_gives_the_same_n
     path.write_text(yaml.safe_dump(spec), encoding="utf-8")
 
     def once(out: str, steps: str, **more: str) -> tuple[int, dict[str, str]]:
-        environment = site.environment(TOY_STEPS=str(tmp_path / steps), SLT_PLUGINS="lab-toys", OMP_NUM_THREADS="1", **more)
+        environment = site.environment(
+            TOY_STEPS=str(tmp_path / steps), SLT_PLUGINS="lab-toys", OMP_NUM_THREADS="1", **more
+        )
         environment["PYTHONPATH"] = os.pathsep.join([str(site.folder), str(Path(__file__).parent)])
         done = subprocess.run(
             [sys.executable, str(Path(toy_experiment.__file__)), str(path), str(tmp_path / out)],
