@@ -153,7 +153,14 @@ def test_an_adapter_learns_and_leaves_its_base_alone(
 
 
 def privately(
-    tones: tuple[Path, Path], out: Path, registry: Registry, *, steps: int = STEPS, batch: int = 6, **options: Any
+    tones: tuple[Path, Path],
+    out: Path,
+    registry: Registry,
+    *,
+    steps: int = STEPS,
+    batch: int = 6,
+    log_every: int = 1,
+    **options: Any,
 ) -> Trained:
     spec = train_spec(tones[0], budget={"steps": steps}, batch={"size": batch, "seconds": 30})
     spec |= {
@@ -161,7 +168,7 @@ def privately(
         "data": {"private": [{"manifest": str(tones[0])}]},
         "privacy": {"use": "clipped", "steps": steps, **options},
         "optimizer": PLAIN_SGD,
-        "log": {"every_steps": 1, "tensorboard": False},
+        "log": {"every_steps": log_every, "tensorboard": False},
     }
     return fit(spec, out=out, registry=registry, quiet=True)
 
@@ -228,6 +235,11 @@ def test_a_finished_private_run_is_returned_and_spends_nothing_more(
     assert ClippedSums.losses == []
     with pytest.raises(TrainError, match=r"was begun otherwise: privacy\.noise was 4\.0, is 2\.0"):
         privately(tones, tmp_path / "run", registry, noise=2.0)
+    with pytest.raises(
+        TrainError, match=r"is finished, with another budget, evaluation or log; training again would spend"
+    ):
+        privately(tones, tmp_path / "run", registry, noise=4.0, log_every=2)
+    assert ClippedSums.losses == []
 
 
 def test_teachers_and_a_student_are_models_of_one_run(

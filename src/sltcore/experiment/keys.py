@@ -19,7 +19,7 @@ FORMAT = 1  # counts up when stages come to mean something else with the same fi
 SILENT = ("name", "description", "log")  # fields of a stage that change no result
 SPECTATORS = ("cli", "cluster", "report", "testing")  # parts of the core that no unit runs
 WORKING = ("bootstrap", "grids", "measures", "outputs", "plan", "stages")  # of sltcore.experiment; the rest looks on
-LIBRARIES = ("numpy", "torch")
+LIBRARIES = ("accelerate", "numba", "numpy", "soundfile", "soxr", "torch", "transformers")
 MISSING = "missing"
 SAMPLE_BYTES = 4096
 
@@ -118,8 +118,8 @@ def _identity(value: Any, needs: Mapping[str, str], files: Mapping[str, str], ke
 
 
 def code_versions(entries: Iterable[Entry]) -> list[str]:
-    """Versions of everything that can change what these components compute: the core, their distributions, numpy and
-    torch. What is installed for editing counts by the content of its source files."""
+    """Versions of everything that can change what these components compute: the core, their distributions, and
+    `LIBRARIES`. What is installed for editing counts by the content of its source files."""
     found = {_version("sltcore-lib", "sltcore"), *(f"{name} {_released(name)}" for name in LIBRARIES)}
     found |= {_version(entry.distribution, entry.component.impl.partition(".")[0]) for entry in entries}
     return sorted(found)

@@ -137,6 +137,11 @@ def _fit_privately(
     if done is not None:  # to train again would spend again
         job.progress.say(f"{target} is finished, after {done.steps} steps; begin anew with --fresh")
         return done
+    if was is not None:
+        raise TrainError(
+            f"{target} is finished, with another budget, evaluation or log; training again would spend privacy again: keep the "
+            f"result, choose another --out, or begin anew with --fresh"
+        )
     places.write_begun(target, job.filled)
     mechanism = build_privacy(job.spec, job.registry)
     made: list[tuple[Any, Trained]] = []
