@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -190,13 +190,8 @@ class Outcome(NamedTuple):
     model: Any
 
 
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("mutants") / "spec.yaml"
-
-
-@pytest.fixture(scope="module")
-def outcomes(demo_registry: Registry, path: Path) -> list[Outcome]:
+def outcomes_of(texts: Iterable[bytes], path: Path, registry: Registry) -> list[Outcome]:
+    """Each text, written to `path` and loaded."""
     read: list[Any] = []
 
     def remembered(file: Path) -> Document:
@@ -207,15 +202,25 @@ def outcomes(demo_registry: Registry, path: Path) -> list[Outcome]:
     results = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sltcore.spec.load.read_document", remembered)
-        for text in mutants():
+        for text in texts:
             path.write_bytes(text)
             read.clear()
             try:
-                model = load_spec(path, registry=demo_registry).model
+                model = load_spec(path, registry=registry).model
                 results.append(Outcome(text, read[0], [], model))
             except SpecError as error:
                 results.append(Outcome(text, read[0] if read else None, str(error).split("\n"), None))
     return results
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("mutants") / "spec.yaml"
+
+
+@pytest.fixture(scope="module")
+def outcomes(demo_registry: Registry, path: Path) -> list[Outcome]:
+    return outcomes_of(mutants(), path, demo_registry)
 
 
 def test_the_bases_are_good(demo_registry: Registry) -> None:

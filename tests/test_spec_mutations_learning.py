@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from learning_plugin import write_learning
 from test_experiment_spec import EXPERIMENT
-from test_spec_mutations import MUTATIONS, PLACE, TREES, Outcome, _deep
+from test_spec_mutations import MUTATIONS, PLACE, TREES, Outcome, _deep, outcomes_of
 
 from sltcore.errors import SpecError
 from sltcore.registry import Registry
-from sltcore.spec import Document, dump_document, fill, load_spec, parse_document, read_document
+from sltcore.spec import dump_document, fill, load_spec, parse_document
 from sltcore.spec.schema import json_schema
 
 TRAIN = """\
@@ -101,25 +101,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def outcomes(registry: Registry, path: Path) -> list[Outcome]:
-    read: list[Any] = []
-
-    def remembered(file: Path) -> Document:
-        document = read_document(file)
-        read.append(document.data)
-        return document
-
-    results = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sltcore.spec.load.read_document", remembered)
-        for text in mutants():
-            path.write_bytes(text)
-            read.clear()
-            try:
-                model = load_spec(path, registry=registry).model
-                results.append(Outcome(text, read[0], [], model))
-            except SpecError as error:
-                results.append(Outcome(text, read[0] if read else None, str(error).split("\n"), None))
-    return results
+    return outcomes_of(mutants(), path, registry)
 
 
 def test_the_bases_are_good(registry: Registry) -> None:
