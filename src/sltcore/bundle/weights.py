@@ -89,7 +89,7 @@ def fill_model(
 ) -> None:
     """Copy `tensors` into `model`. Below the spec paths in `replaced` a stored tensor may go unused, and with `fresh` a
     tensor of the model whose stage (or whose list entry) one of them changes may stay as it is where none of its shape
-    is stored.
+    is stored; and where such a stage now holds the stored one inside, as a wrapper does, its tensors go there.
 
     **Raises** `BundleError` when the model needs a tensor that the bundle lacks, has another shape, or leaves one unused
     elsewhere.
@@ -98,6 +98,7 @@ def fill_model(
     paths = [path + "." for path in replaced]
     wanted = model.state_dict()
     if fresh:
+        tensors = _in_wrappers(tensors, wanted, replaced)
         wanted = {name: tensor for name, tensor in wanted.items() if not _stays(name, tensor, tensors, replaced)}
         paths += [name for name in tensors if _changed(name, replaced) and name not in wanted]
     missing = [name for name in wanted if name not in tensors]
@@ -121,6 +122,28 @@ def fill_model(
                 f"bundle {bundle}: {name} has shape {tuple(tensors[name].shape)}, but the model expects {tuple(tensor.shape)}; did an override change a size?"
             )
     model.load_state_dict({name: tensors[name] for name in wanted}, strict=not fresh)
+
+
+def _in_wrappers(
+    tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], replaced: Sequence[str]
+) -> dict[str, Tensor]:
+    """`tensors`, those of a stage that now stands inside another component under the names that they have there."""
+    moved = dict(tensors)
+    for stage in {name.partition(".")[0] for name in tensors}:
+        own = {name.removeprefix(f"{stage}."): t for name, t in tensors.items() if name.startswith(f"{stage}.")}
+        if not _changed(f"{stage}.", replaced) or any(f"{stage}.{rest}" in wanted for rest in own):
+            continue
+        longest = max(own, key=len)
+        ends = [name.removesuffix(longest) for name in wanted if name.endswith(f".{longest}")]
+        inside = [place for place in ends if place.startswith(f"{stage}.") and _fits(own, wanted, place)]
+        if len(inside) == 1:
+            for rest in own:
+                moved[inside[0] + rest] = moved.pop(f"{stage}.{rest}")
+    return moved
+
+
+def _fits(own: Mapping[str, Tensor], wanted: Mapping[str, Tensor], place: str) -> bool:
+    return all(place + rest in wanted and wanted[place + rest].shape == tensor.shape for rest, tensor in own.items())
 
 
 def _stays(name: str, tensor: Tensor, tensors: Mapping[str, Tensor], replaced: Sequence[str]) -> bool:

@@ -50,9 +50,7 @@ def app(
     ctm: Annotated[bool, typer.Option("--ctm", help="word times in NIST CTM form")] = False,
     phrases: Annotated[
         Path | None,
-        typer.Option(
-            "--phrases", metavar="FILE", help="phrases to expect, one a line; jsonl: texts or maps with a bonus"
-        ),
+        typer.Option("--phrases", metavar="FILE", help="phrases to expect: text (one a line), csv, tsv, json or jsonl"),
     ] = None,
     reference: Annotated[
         str | None,
@@ -186,34 +184,10 @@ def _context(pipeline: Pipeline, phrases: Path | None, pairs: list[str]) -> dict
 
 
 def read_phrases(path: Path) -> list[Any]:
-    """Phrases of a text file, one a line; empty lines and lines that begin with # are left out.
+    """The phrases of a file: text, CSV, JSON or JSON lines, see `sltcore.data.read_phrases`."""
+    from sltcore.data.phrase_lists import read_phrases as read
 
-    In a `.jsonl` file each line is a text, or a map with what the decoder knows of phrases (text, bonus, spellings).
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise DataError(f"--phrases {path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise DataError(f"--phrases {path}: is not UTF-8 text; save it as UTF-8, one phrase a line") from None
-    found: list[Any] = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    if path.suffix.lower() in (".jsonl", ".ndjson"):
-        found = [_phrase(line, f"--phrases {path}") for line in found]
-    if not found:
-        raise DataError(f"--phrases {path}: holds no phrase; write one a line")
-    return found
-
-
-def _phrase(line: str, where: str) -> Any:
-    try:
-        value = json.loads(line)
-    except ValueError:
-        value = None
-    if not isinstance(value, str | dict):
-        raise DataError(
-            f'{where}: {line[:60]!r} is no JSON text or map, such as "Anna" or {{"text": "Anna", "bonus": 3}}'
-        )
-    return value
+    return list(read(path, named=f"--phrases {path}"))
 
 
 def _items(pipeline: Pipeline, inputs: list[str]) -> list[Item]:

@@ -8,6 +8,7 @@ from sltcore.data.cache import Progress, cache_folder
 from sltcore.data.corpora import CORPORA, Corpus, DebianPackage, corpus
 from sltcore.data.manifests import MANIFEST_EXTENSIONS, iter_inputs, read_manifest
 from sltcore.data.normalization import normalized
+from sltcore.data.phrase_lists import read_phrases
 from sltcore.data.rows import Row
 from sltcore.data.sources import Fetched, fetch
 from sltcore.data.tables import SPLITS, audio_of, list_corpora, load, rows, show
@@ -31,6 +32,7 @@ __all__ = [
     "load",
     "normalized",
     "read_manifest",
+    "read_phrases",
     "rows",
     "show",
 ]

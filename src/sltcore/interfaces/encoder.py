@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from sltcore.errors import PortError
 from sltcore.interfaces.part import Part
 
 if TYPE_CHECKING:
@@ -52,3 +53,17 @@ class Encoder(Part):
     def lookahead_frames(self) -> int | None:
         """How many output frames of the future a frame depends on; None when it is the whole utterance."""
         return None
+
+    @property
+    def depths(self) -> int | None:
+        """The number of its inner layers, the last included; None when it gives none out."""
+        return None
+
+    def keep_layers(self, depths: Sequence[int]) -> None:
+        """Have `Encoded.layers` hold these inner layers from now on, beside those asked for before.
+
+        Depths run from 0 (what enters the first layer) to `depths`. A wrapper calls it on its base.
+        **Raises** `PortError` for an encoder without inner layers, or a depth that it does not have.
+        """
+        if depths:
+            raise PortError(f"{type(self).__name__} gives out no inner layers; ask for its output only")

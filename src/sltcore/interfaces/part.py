@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from sltcore.errors import PluginError, StreamError
@@ -61,6 +61,22 @@ class Part(ABC):
         cannot be spelled.
         """
         return context
+
+    def learn_texts(self, texts: Sequence[str]) -> None:
+        """Called once before training, with the texts of all training utterances (to draw distractors from, say)."""
+        return
+
+    def training_context(
+        self, texts: Sequence[str], context: Mapping[str, Any], seeds: Sequence[int]
+    ) -> Mapping[str, Any]:
+        """Side information that this component adds to a batch it is trained on, such as lists of phrases drawn from the
+        references: values under its own context keys, one for each utterance or one for all.
+
+        `texts` are the references, `context` what the data give, `seeds` one number for each utterance and epoch, from
+        which alone anything random is drawn. Also called for the loss of evaluations, with seeds that stay the same;
+        not where texts are decoded.
+        """
+        return {}
 
     def offers(self) -> Mapping[str, Any]:
         """What other slots may share by `{ref: path.name}`: modules, or values such as `head` and `vocabulary`."""

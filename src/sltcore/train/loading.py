@@ -25,6 +25,7 @@ from sltcore.train import sampling
 from sltcore.train.augmentation import augmented_input, check_augmentations, check_synchronous, on_input
 from sltcore.train.sampling import Drawn, utterance_seed
 from sltcore.train.targets import Columns, refuse_nothing, spelled
+from sltcore.train.taught import Taught
 from sltcore.types import Targets
 
 STEPS_AHEAD = 2
@@ -109,9 +110,11 @@ class Loader:
         augment: Sequence[Augmentation] = (),
         needs_targets: bool = True,
         also: Sequence[Part] = (),
+        learned_from: bool = True,
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
-        """`also` are further components that read the context (objectives).
+        """`also` are further components that read the context (objectives); components are told the texts only where the
+        examples are `learned_from`.
 
         **Raises** `DataError` when nothing is left, `SpecError` when `context` or `augment` do not fit the pipeline,
         `ContextError` when a column's value has the wrong type.
@@ -132,6 +135,9 @@ class Loader:
         places = sorted(ids)
         self.examples = [examples[place] for place in places]
         self._labels = [ids[place] for place in places]
+        self.taught = Taught(pipeline, also)
+        if learned_from:
+            self.taught.learn_texts([example.item.text or "" for example in self.examples])
         self._index = {place: index for index, place in enumerate(places)}  # of the list that was given
         self._reader = _Reader(pipeline, cache_bytes)
         self._plans: dict[tuple[int, int], list[list[Drawn]]] = {}
@@ -243,6 +249,7 @@ class Loader:
         examples = [self.examples[one.place] for one in drawn]
         seeds = tuple(utterance_seed(self.seed, epoch, one.key) for one in drawn)
         context = self._signals(examples)
+        context |= self.taught.context([example.item.text or "" for example in examples], context, seeds)
         clean = [self._reader.read(one.place, self.examples[one.place]) for one in drawn]
         values = clean
         if self.augment:

@@ -174,7 +174,7 @@ class Work:
         measure = choose_measure(spec.evaluate.best, self.pipeline, has_texts=spoken)
         evaluator = None
         if job.dev:
-            dev = self._loader(job.dev, augment=())
+            dev = self._loader(job.dev, augment=(), learned_from=False)
             evaluator = Evaluator(module, dev, job.dev, seed=spec.seed, accelerator=job.accelerator)
         return Loop(
             module,
@@ -193,7 +193,7 @@ class Work:
             gradient=gradient,
         )
 
-    def _loader(self, examples: Sequence[Example], augment: Sequence[Any]) -> Loader:
+    def _loader(self, examples: Sequence[Example], augment: Sequence[Any], *, learned_from: bool = True) -> Loader:
         objectives = [part for part in (self.parts.objective, *(one for one, _ in self.parts.auxiliary)) if part]
         return Loader(
             self.pipeline,
@@ -203,6 +203,7 @@ class Work:
             augment=augment,
             needs_targets=self.parts.objective is None,
             also=objectives,
+            learned_from=learned_from,
         )
 
     def _total(self, loader: Loader, sampler: Any) -> int:
