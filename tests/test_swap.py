@@ -1,4 +1,4 @@
-"""One bundle, three searches: each swapped in by one `--set`, no retraining, the head's weights untouched."""
+"""One bundle, four searches: each swapped in by one `--set`, no retraining, the head's weights untouched."""
 
 from __future__ import annotations
 
@@ -19,7 +19,12 @@ LETTERS = {
     "encoder": {"use": "lstm", "hidden": 16, "layers": 1, "frontend": {"use": "log-mel", "n_mels": 20}},
     "decoder": {"use": "ctc-greedy", "characters": "abcdefgh"},
 }
-SEARCHES = ["decoder=ctc-greedy", "decoder=ctc-beam", "decoder={use: ctc-beam, lexicon: english}"]
+SEARCHES = [
+    "decoder=ctc-greedy",
+    "decoder=ctc-beam",
+    "decoder={use: ctc-beam, lexicon: english}",
+    "decoder=ctc-spotter",
+]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +49,7 @@ def babble(seconds: float = 2.0) -> np.ndarray:
 
 
 @pytest.mark.slow
-def test_greedy_beam_and_lexicon_beam_swap_on_one_bundle(bundle: Path):
+def test_greedy_beam_lexicon_beam_and_spotter_swap_on_one_bundle(bundle: Path):
     heads = []
     for setting in SEARCHES:
         pipeline = load_bundle(bundle, overrides=[setting])
@@ -60,6 +65,19 @@ def test_a_head_of_its_own_swaps_too(tmp_path: Path):
     assert torch.equal(greedy.model.state_dict()["decoder.head.weight"], beam.model.state_dict()["decoder.head.weight"])
     assert beam.parts["decoder"].vocabulary == greedy.parts["decoder"].vocabulary
     assert isinstance(beam(babble()), NBest)
+    spotter = load_bundle(folder, overrides=["decoder=ctc-spotter"])
+    assert torch.equal(greedy.model.state_dict()["decoder.head.weight"], spotter.parts["decoder"].head.weight)
+    assert spotter(babble()).text == greedy(babble()).text
+    assert "had" in spotter(babble(), phrases=[{"text": "had", "bonus": 10_000}]).text.split()
+
+
+def test_a_head_of_its_own_beside_an_offered_one_swaps_too(tmp_path: Path):
+    """The bundle's labels say whose head it is, not the encoder's offer."""
+    own = {**PHONES, "decoder": {"use": "ctc-greedy", "characters": "ab"}}
+    folder = save_bundle(sltcore.load(own), tmp_path / "own")
+    greedy, beam = load_bundle(folder), load_bundle(folder, overrides=["decoder=ctc-beam"])
+    assert torch.equal(greedy.parts["decoder"].head.weight, beam.parts["decoder"].head.weight)
+    assert beam.parts["decoder"].vocabulary == greedy.parts["decoder"].vocabulary
 
 
 def test_a_reference_to_the_encoders_head_is_the_default(bundle: Path):

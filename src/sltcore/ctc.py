@@ -47,6 +47,9 @@ def choose_head(ports: Ports, *, who: str, vocabulary: Path | None = None, lette
     if head is None and vocabulary is None and letters is None:
         head = _single(ports.offers, "head")
     labels = _labels(ports, head, who=who, path=vocabulary, letters=letters)
+    saved = ports.folder is not None and (ports.folder / VOCABULARY_FILE).is_file()
+    if saved and ports.slots.get("head") is None and getattr(head, "out_features", len(labels)) != len(labels):
+        head = None  # the bundle's decoder had a head of its own: the saved labels are not those of the offered one
     d = _width(ports, head, who)
     if head is None:
         head = nn.Linear(d, len(labels))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from slt_ctc_personalization.lexicon_trie import EMPTY_TRIE, build_trie, child_of
-from slt_ctc_personalization.phrases import build_automaton, go_to, with_word_credit, word_credit
+from slt_ctc_personalization.phrases import build_automaton, go_to, with_word_credit, word_credit, word_paths
 
 
 def random_patterns(rng, count, symbols, longest):
@@ -96,8 +96,8 @@ def test_empty_trie_and_empty_list_have_one_node():
 def test_credit_inside_words_grows_evenly_along_each_pronunciation():
     patterns, paths = [[0, 1], [1]], [[(1, 2), (3,)], [(1, 4, 5)]]
     trie = build_trie([path for group in paths for path in group], [0, 0, 1])
-    automaton = with_word_credit(build_automaton(patterns, [4.0, 3.0]), patterns, paths, trie)
     size = len(trie.rows)
+    automaton = with_word_credit(build_automaton(patterns, [4.0, 3.0]), word_paths(paths, trie), size)
 
     def at(state, path):
         node = 0

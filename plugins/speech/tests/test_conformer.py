@@ -16,7 +16,7 @@ from slt_speech.conformer import Conformer
 from slt_speech.convolution import ConvolutionModule, MaskedBatchNorm, Subsampling
 from slt_speech.log_mel import LogMel
 from slt_speech.mel_settings import kaldi, whisper
-from sltcore.errors import ShapeError, SpecError, StreamError
+from sltcore.errors import PortError, ShapeError, SpecError, StreamError
 from sltcore.types import Encoded, Features, Waveform
 
 TOLERANCE = 1e-4
@@ -298,6 +298,21 @@ def test_layers_are_returned_on_request() -> None:
     assert torch.equal(out.layers[3], out.values)
     assert out.layers[0][1, 4:].abs().sum() == 0
     assert not encoder()(batch_of(features(40)), {}).layers
+
+
+def test_a_wrapper_may_ask_for_layers_later() -> None:
+    model, values = encoder(**CHUNKED["chunks"], return_layers=[2]), features(40)
+    model.keep_layers([0, model.depths])
+    out = model(batch_of(values), {})
+    assert list(out.layers) == [0, 2, 3]
+    assert torch.equal(out.layers[model.depths], out.values)
+    with torch.no_grad():
+        session = model.open({})
+        parts = [part for part in (session.push(batch_of(values)), session.finish()) if part is not None]
+    for depth, layer in out.layers.items():
+        assert torch.allclose(torch.cat([part.layers[depth] for part in parts], 1), layer, atol=TOLERANCE)
+    with pytest.raises(PortError, match="conformer: layer 4 is asked for; depths run from 0 to 3"):
+        model.keep_layers([1, 4])
 
 
 def test_same_input_gives_the_same_output_in_evaluation() -> None:

@@ -11,7 +11,7 @@ from slt_speech import build_encoders
 from slt_speech.config_encoders import HamaConformerConfig
 from slt_speech.hama import network, weights
 from slt_speech.hama_encoder import HamaEncoder
-from sltcore.errors import ShapeError, StreamError
+from sltcore.errors import PortError, ShapeError, StreamError
 from sltcore.plugin import Ports
 from sltcore.types import Encoded, Waveform
 
@@ -47,6 +47,25 @@ def test_stream_equals_offline() -> None:
     assert torch.allclose(torch.cat([part.values for part in parts if part is not None], 1), offline, atol=1e-4)
     with pytest.raises(StreamError, match="finished"):
         session.finish()
+
+
+def test_a_wrapper_may_ask_for_layers_later() -> None:
+    model = build_encoders.hama_conformer(HamaConformerConfig(weights="random", window_s=2.0, overlap_s=0.5), Ports())
+    assert model.depths == 4
+    model.keep_layers([0, 2])
+    model.keep_layers([4])
+    x = sound(5 * 16000)
+    with torch.no_grad():
+        out = model.eval()(x, {})
+    assert list(out.layers) == [0, 2, 4]
+    assert torch.equal(out.layers[4], out.values)
+    assert len({float(layer.sum()) for layer in out.layers.values()}) == 3
+    session = model.open({})
+    parts = [part for part in (session.push(x), session.finish()) if part is not None]
+    for depth, layer in out.layers.items():
+        assert torch.allclose(torch.cat([part.layers[depth] for part in parts], 1), layer, atol=1e-4)
+    with pytest.raises(PortError, match="hama-conformer: layer 5 is asked for; depths run from 0 to 4"):
+        model.keep_layers([5])
 
 
 def test_bundle_needs_no_package(encoder: HamaEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

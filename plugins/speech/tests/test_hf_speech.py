@@ -15,7 +15,7 @@ from slt_speech.config_encoders import HfSpeechConfig
 from slt_speech.hf_files import FILE, Description, Source, describe, load, read_vocabulary, rebuild
 from slt_speech.hf_models import ALONE_TYPES, MASKED_TYPES, MaskedGroupNorm
 from slt_speech.hf_speech import HfSpeech
-from sltcore.errors import DataError, ShapeError, SpecError, StreamError
+from sltcore.errors import DataError, PortError, ShapeError, SpecError, StreamError
 from sltcore.plugin import Ports
 from sltcore.types import Waveform
 
@@ -284,6 +284,26 @@ def test_layers_are_returned_on_request(kind: str) -> None:
         assert layer.shape == out.values.shape
         assert layer[1, int(out.lengths[1]) :].abs().sum() == 0
         assert not torch.equal(layer, out.values)
+
+
+@pytest.mark.parametrize("kind", ["wav2vec2", "data2vec-audio", "whisper", "wav2vec2-bert"])
+def test_a_wrapper_may_ask_for_layers_later(kind: str) -> None:
+    model = fresh(kind)
+    assert model.depths == 2
+    model.keep_layers([1, 2])
+    out = model(sound([8000, 3000]), {})
+    assert list(out.layers) == [1, 2]
+    assert torch.allclose(out.layers[2], out.values, atol=1e-6)  # the last depth is the output
+    with pytest.raises(PortError, match="hf-speech: layer 3 is asked for; depths run from 0 to 2"):
+        model.keep_layers([3])
+
+
+def test_a_model_whose_layers_have_another_rate_gives_none() -> None:
+    model = fresh("sew")
+    assert model.depths is None
+    model.keep_layers([])
+    with pytest.raises(PortError, match="another frame rate"):
+        model.keep_layers([1])
 
 
 def test_lengths_are_those_of_the_model_for_every_length() -> None:

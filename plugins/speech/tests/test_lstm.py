@@ -12,7 +12,7 @@ from slt_speech.config_encoders import LstmConfig
 from slt_speech.log_mel import LogMel
 from slt_speech.lstm import FrameStack, Lstm
 from slt_speech.mel_settings import kaldi
-from sltcore.errors import ShapeError, SpecError, StreamError
+from sltcore.errors import PortError, ShapeError, SpecError, StreamError
 from sltcore.types import Encoded, Features, Waveform
 
 TOLERANCE = 1e-5
@@ -154,6 +154,20 @@ def test_layers_are_returned_on_request() -> None:
     out = encoder(return_layers=[2, 1])(batch_of(features(20)), {})
     assert list(out.layers) == [1, 2]
     assert torch.equal(out.layers[2], out.values)
+
+
+def test_a_wrapper_may_ask_for_layers_later() -> None:
+    model = encoder()
+    assert model.depths == 2
+    model.keep_layers([])
+    assert not model(batch_of(features(20)), {}).layers
+    model.keep_layers([1])
+    model.keep_layers([2])
+    out = model(batch_of(features(20)), {})
+    assert list(out.layers) == [1, 2]
+    assert torch.equal(out.layers[model.depths], out.values)
+    with pytest.raises(PortError, match="lstm: layer 0 is asked for; depths run from 1 to 2"):
+        model.keep_layers([0])
 
 
 def test_width_is_that_of_the_port() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
@@ -22,8 +23,8 @@ def read_phrases(path: str | Path, *, named: str | None = None) -> list[str | di
     """The phrases of a file, in its order: a text where only the text is given, else a map of `text`, `weight`, `bonus`,
     `spellings` (those that are given).
 
-    - `.csv`, `.tsv`: the first line names the columns, `text` and any of `weight`, `bonus`, `spellings` (separated by
-      `;`); columns are separated by commas, semicolons or tabs; empty cells are not given.
+    - `.csv`, `.tsv`: the first line names the columns, `text` and any of `weight`, `bonus`, `spellings` (parted by `;` or
+      `|`); columns are parted by commas, semicolons or tabs; empty cells are not given.
     - `.json`: a list of texts and maps, or one map from text to a weight, a spelling, a list of spellings or a map.
     - `.jsonl`, `.ndjson`: a text or a map on each line.
     - anything else: a phrase on each line, or a phrase, a tab and its weight; lines that begin with `#` are remarks.
@@ -59,8 +60,8 @@ def _text(file: Path, where: str) -> str:
 
 
 def _line(line: str, where: str) -> str | dict[str, Any]:
-    text, tab, weight = (part.strip() for part in line.partition("\t"))
-    return {"text": text, "weight": _number(weight, where, "weight")} if tab else text
+    text, tab, weight = line.partition("\t")
+    return {"text": text.strip(), "weight": _number(weight.strip(), where, "weight")} if tab else text
 
 
 def _number(written: str, where: str, field: str) -> float:
@@ -156,7 +157,8 @@ def _columns(cells: list[str], where: str) -> list[str]:
 def _row(columns: list[str], cells: list[str], where: str) -> str | dict[str, Any]:
     if len(cells) > len(columns) and any(cells[len(columns) :]):
         raise DataError(
-            f"{where}: has {len(cells)} cells, but there are {len(columns)} columns; quote cells with commas"
+            f"{where}: has {len(cells)} cells, but there are {len(columns)} columns; put quotes around a cell that holds "
+            "the sign between columns"
         )
     given: Mapping[str, str] = {name: cell for name, cell in zip(columns, cells, strict=False) if cell}
     if "text" not in given:
@@ -166,5 +168,5 @@ def _row(columns: list[str], cells: list[str], where: str) -> str | dict[str, An
         if name in given:
             entry[name] = _number(given[name], where, name)
     if "spellings" in given:
-        entry["spellings"] = [part.strip() for part in given["spellings"].split(";") if part.strip()]
+        entry["spellings"] = [part.strip() for part in re.split("[;|]", given["spellings"]) if part.strip()]
     return entry if len(entry) > 1 else given["text"]

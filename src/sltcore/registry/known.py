@@ -24,7 +24,15 @@ KNOWN_COMPONENTS: Mapping[str, tuple[str, ...]] = {
         "augmentation/volume",
         "augmentation/spec-augment",
     ),
-    "sltcore-ctc-personalization": ("decoder/ctc-beam",),
+    "sltcore-ctc-personalization": (
+        "decoder/ctc-beam",
+        "decoder/ctc-greedy-boost",
+        "decoder/ctc-spotter",
+        "encoder/contextual-adapter",
+        "encoder/phone-head",
+        "metric/listed-words",
+        "objective/phone-ctc",
+    ),
 }
 
 

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from slt_ctc_personalization.build_evidence import has_attention, make_evidence
+from slt_ctc_personalization.build_spellers import make_speller
 from slt_ctc_personalization.confusions import Confusions, load_confusions
 from slt_ctc_personalization.ctc_beam import CtcBeam
 from slt_ctc_personalization.english import LM_FILE, english_lexicon, english_lm
 from slt_ctc_personalization.lexicon import (
     PHONES,
-    Pronouncer,
     Pronunciations,
     cmu_dictionary,
     pocketsphinx_file,
@@ -27,13 +28,14 @@ from slt_ctc_personalization.lexicon_trie import LexiconTrie, map_labels
 from slt_ctc_personalization.ngram import NgramModel, load_lm
 from slt_ctc_personalization.search import BeamSearch
 from slt_ctc_personalization.settings import UNKNOWN_WORD_LOG_PROB
-from slt_ctc_personalization.spelling import LabelSpeller, LexiconSpeller, PhoneSpeller, Speller, TargetSpeller
+from slt_ctc_personalization.spelling import TargetSpeller
 from sltcore import ctc
-from sltcore.errors import BundleError, DataError, VocabularyError
+from sltcore.errors import BundleError, DataError, PluginError, PortError, VocabularyError
 from sltcore.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from slt_ctc_personalization.config import CtcBeamConfig
+    from slt_ctc_personalization.torch_engine import TorchEngine
     from sltcore.plugin import Ports
 
 FloatRows = npt.NDArray[np.float32]
@@ -106,13 +108,81 @@ def ctc_beam(config: CtcBeamConfig, ports: Ports) -> CtcBeam:
         lexicon=lexicon,
         threads=config.threads,
         n_best=config.n_best,
+        boosting=config.boosting,
+        depth_scaling=config.depth_scaling,
+        evidence_floor=config.evidence_floor,
+        window_before=_frames(config, ports, config.window_before_s),
+        window_after=_frames(config, ports, config.window_after_s),
     )
+    evidence = make_evidence(
+        config,
+        ports,
+        vocabulary=head.vocabulary,
+        names=labels.names,
+        blank=labels.blank,
+        boundary=labels.boundary,
+        excluded=labels.excluded,
+    )
+    if config.attention_supervision and not has_attention(ports):
+        raise PortError(
+            f"{WHO}: attention_supervision teaches an adapter's attention, but no encoder before it offers one; wrap it in "
+            f"encoder: {{use: contextual-adapter}}, or leave attention_supervision out"
+        )
     bonus = _chosen(config.phrase_bonus, tuned.phrase_bonus)
-    speller = _speller(head.vocabulary, labels, pronunciations, bonus)
+    speller = make_speller(
+        head.vocabulary,
+        bonus,
+        names=labels.names,
+        boundary=labels.boundary,
+        pronunciations=pronunciations,
+        language=config.language,
+        segmentations=config.segmentations,
+    )
     files.check_sources(english=config.lexicon == "english" or (lm is not None and config.lm_file is None))
     to_frames = None if labels.log_map is None else _mapper(labels.log_map)
     spell_target = _target_speller(config, head.vocabulary, pronunciations)
-    return CtcBeam(head, search, speller=speller, to_frames=to_frames, spell_target=spell_target, files=files.kept)
+    return CtcBeam(
+        head,
+        search,
+        speller=speller,
+        to_frames=to_frames,
+        spell_target=spell_target,
+        files=files.kept,
+        evidence=evidence,
+        attention_supervision=config.attention_supervision,
+        torch_engine=_torch_engine(config, search, mapped=labels.log_map is not None),
+        always_torch=config.engine == "torch",
+    )
+
+
+def _torch_engine(config: CtcBeamConfig, search: BeamSearch, *, mapped: bool) -> TorchEngine | None:
+    """The engine for a GPU, None where the settings are for the compiled one alone; **raises** `PluginError` for those
+    where engine: torch is asked for."""
+    if config.engine == "compiled":
+        return None
+    from slt_ctc_personalization.torch_engine import TorchEngine
+
+    try:
+        if mapped:
+            raise PluginError("torch engine: confusions are mapped by the compiled engine only; set confusions: none")
+        return TorchEngine(search)
+    except PluginError as problem:
+        if config.engine == "torch":
+            raise PluginError(f"{WHO}: engine: torch: {problem}") from None
+        return None
+
+
+def _frames(config: CtcBeamConfig, ports: Ports, seconds: float) -> int:
+    """Seconds of a window as frames of the encoder, rounded; any number where there is no window."""
+    if config.boosting != "windowed":
+        return 0
+    shift_s = None if ports.upstream is None else ports.upstream.attributes.get("frame_shift_s")
+    if not shift_s:
+        raise PortError(
+            f"{WHO}: boosting: windowed has windows in seconds, but the stage before it, {ports.upstream}, does not say its "
+            f"frame_shift_s; have its port say so, or choose boosting: utterance"
+        )
+    return round(seconds / shift_s)
 
 
 def _target_speller(
@@ -231,28 +301,3 @@ def _pronunciations(
             (word for word in lm.words if not word.startswith("<")), [n for n in labels if n.strip()]
         )
     return None
-
-
-def _speller(vocabulary: Vocabulary, labels: _Labels, pronunciations: Pronunciations | None, bonus: float) -> Speller:
-    ids = {name: index for index, name in enumerate(labels.names)}
-    if vocabulary.kind != "phones":
-        if pronunciations is None:
-            return LabelSpeller(vocabulary, bonus)
-
-        def letters(word: str) -> list[list[int]]:
-            return vocabulary.spell(word)
-
-        return LexiconSpeller(letters, bonus)
-    pronouncer = Pronouncer()
-
-    def sounds(word: str) -> list[list[int]]:
-        paths = [
-            [ids[phone] for phone in phones] for phones in pronouncer.pronounce(word) if all(p in ids for p in phones)
-        ]
-        if not paths:
-            raise VocabularyError(f"{word!r} has no pronunciation: nothing in it can be spoken as English")
-        return paths
-
-    if pronunciations is None:
-        return PhoneSpeller(sounds, labels.boundary, bonus)
-    return LexiconSpeller(sounds, bonus)

@@ -13,7 +13,10 @@ import numpy.typing as npt
 from slt_ctc_personalization.compiled import copied_function, inline_function
 from slt_ctc_personalization.prefix_tree import (
     ABSORBS,
+    BASE,
     CHILD,
+    DONE,
+    EARNED,
     EXTRA,
     FLAGS,
     FRAME,
@@ -29,6 +32,7 @@ from slt_ctc_personalization.prefix_tree import (
     SLOT,
     SPELL,
     START,
+    base_of,
     kth_largest,
     log_add,
     release,
@@ -204,17 +208,40 @@ def swap_first(beam, index):
 
 
 @inline_function
-def same_future(beam, one, other, listed):
-    """Whether two nodes without a begun phrase are continued alike: the same labels add the same amounts."""
+def same_future(beam, phrases, one, other, listed):
+    """Whether two nodes are continued alike: the same labels add the same amounts, but for what begun phrases hold."""
     nodes = beam.nodes
+    begun, known = nodes[one, PHRASE], nodes[other, PHRASE]
     return (
         nodes[one, LM] == nodes[other, LM]
         and nodes[one, SPELL] == nodes[other, SPELL]
         and nodes[one, KEY] == nodes[other, KEY]
         and nodes[one, FLAGS] == nodes[other, FLAGS]
+        and (begun == known or (phrases.span[begun] == 0 and phrases.span[known] == 0))
         and (listed == 0 or nodes[one, EXTRA] == nodes[other, EXTRA])
         and (listed == 0 or nodes[one, SPELL] >= 0 or nodes[one, OWNER] == nodes[other, OWNER])
     )
+
+
+@inline_function
+def lead(beam, phrases, one, other):
+    """How much more `one` adds to its acoustic score than `other`, which has the same future, whatever follows.
+
+    What a begun phrase may yet earn is added to what had been earned before it: the least lead over all of them counts.
+    """
+    nodes, numbers = beam.nodes, beam.numbers
+    ahead = numbers[one, FUSED] - numbers[other, FUSED]
+    state = nodes[one, PHRASE]
+    if phrases.span[state] == 0:
+        return ahead
+    known = numbers[one, DONE] - numbers[other, DONE]
+    ahead = known + numbers[one, EARNED] - numbers[other, EARNED]
+    while state > 0 and phrases.span[state] > 0:
+        before = base_of(nodes, numbers, nodes[one, PARENT], numbers[one, BASE], phrases.span[state])
+        before -= base_of(nodes, numbers, nodes[other, PARENT], numbers[other, BASE], phrases.span[state])
+        ahead = min(ahead, known + before)
+        state = phrases.fail[state]
+    return ahead
 
 
 @inline_function
@@ -232,21 +259,25 @@ def drop_dominated(beam, scratch, phrases, listed):
     for index in range(size):
         node = beam.node[index]
         dropped = False
-        parent = nodes[node, PARENT]
-        if phrases.span[nodes[node, PHRASE]] == 0:
+        parent, begun = nodes[node, PARENT], nodes[node, PHRASE]
+        if phrases.span[begun] == 0:
+            begun = 0
+        if listed == 1 or begun == 0:
             mixed = (nodes[node, LM] * 0x9E3779B1 + nodes[node, SPELL]) * 0x85EBCA77 + nodes[node, KEY] * 0xC2B2AE3D
+            mixed += begun * 0x27D4EB2F
             place = ((mixed >> 15) ^ mixed) & mask
-            while seen[2 * place] == frame and not same_future(beam, beam.node[seen[2 * place + 1]], node, listed):
+            while seen[2 * place] == frame and not same_future(
+                beam, phrases, beam.node[seen[2 * place + 1]], node, listed
+            ):
                 place = (place + 1) & mask
             if seen[2 * place] == frame:
                 other = seen[2 * place + 1]
-                ahead = beam.numbers[beam.node[other], FUSED] - beam.numbers[node, FUSED]
-                orphan = parent >= 0 and nodes[parent, SLOT] == OUTSIDE and (listed == 1 or nodes[parent, KEY] >= 0)
-                dropped = (
-                    orphan
-                    and beam.blank[other] + ahead >= beam.blank[index]
-                    and beam.label[other] + ahead >= beam.label[index]
-                )
+                if parent >= 0 and nodes[parent, SLOT] == OUTSIDE and (listed == 1 or nodes[parent, KEY] >= 0):
+                    ahead = lead(beam, phrases, beam.node[other], node)
+                    dropped = (
+                        beam.blank[other] + ahead >= beam.blank[index]
+                        and beam.label[other] + ahead >= beam.label[index]
+                    )
             else:
                 seen[2 * place], seen[2 * place + 1] = frame, kept
         if dropped:

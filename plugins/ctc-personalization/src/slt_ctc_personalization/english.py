@@ -7,6 +7,7 @@ from functools import cache
 
 import numpy as np
 
+from slt_ctc_personalization.arpa import MARKERS
 from slt_ctc_personalization.lexicon import Pronunciations, cmu_dictionary, pocketsphinx_file
 from slt_ctc_personalization.ngram import NgramModel, load_lm
 from sltcore.errors import DataError
@@ -20,12 +21,18 @@ DEFAULT_WORDS = 20_000
 def english_lm() -> NgramModel:
     """The default language model: 72,548 words, trigrams; initials such as `b.` are written without the dot.
 
+    The file knows no unknown words; they are as probable here as its least probable word, so that the names of a phrase
+    list can be written at all.
+
     Read once from the package pocketsphinx (4 s), then from the cache (0.1 s). Source and licence: `LM_SOURCE`.
     """
     model = load_lm(pocketsphinx_file(LM_FILE))
     listed = set(model.words)
     words = [word[0] if len(word) == 2 and word[1] == "." and word[0] not in listed else word for word in model.words]
-    return NgramModel(words, model.order, model.tables, source=LM_SOURCE)
+    unigrams = model.tables.unigrams.copy()
+    rarest = model.unigram_log_probs()[len(MARKERS) :].min()
+    unigrams[0] = (unigrams[0] >> 32 << 32) | int(np.float32(rarest).view(np.uint32))
+    return NgramModel(words, model.order, model.tables._replace(unigrams=unigrams), source=LM_SOURCE)
 
 
 def frequent_words(

@@ -9,6 +9,7 @@ from slt_ctc_personalization.candidates import (
     BOUNDARY_EDGES,
     INFINITY,
     LETTERS_OF_A_WORD,
+    MARK_EDGES,
     NO_EDGES,
     NO_LM,
     STARTS_WORD,
@@ -43,19 +44,10 @@ from slt_ctc_personalization.prefix_tree import (
     SIZE,
     SPELL,
     add_node,
+    base_of,
     child_by_key,
     log_add,
 )  # fmt: skip
-
-
-@inline_function
-def base_of(nodes, numbers, parent, own, span):
-    """Bonus earned before the first label of a match that ends at a node with this parent."""
-    if span <= 1:
-        return own
-    for _ in range(span - 2):
-        parent = nodes[parent, PARENT]
-    return numbers[parent, BASE]
 
 
 @inline_function
@@ -97,7 +89,9 @@ def close_word(beam, options, spellings, extra, lm, node):
     spelled, listed = beam.nodes[node, SPELL], beam.nodes[node, EXTRA]
     if spelled > 0 and spellings.word_start[spelled + 1] > spellings.word_start[spelled]:
         word = spellings.words[spellings.word_start[spelled]]
-    known = word > 0 or (listed > 0 and extra.word_start[listed + 1] > extra.word_start[listed])
+    known = word > 0
+    if not known and listed > 0 and extra.word_start[listed + 1] > extra.word_start[listed]:
+        known = extra.weights[extra.word_start[listed]] == 0.0
     log_prob, state = ngram_step(lm, state, word)
     done += options.lm_weight * log_prob + options.word_bonus
     if not known:
@@ -114,28 +108,53 @@ def close_phrase(beam, options, phrases, node, boundary):
     return state, earn(beam.nodes, beam.numbers, phrases, state, parent, own, beam.numbers[node, EARNED], less)
 
 
+@inline_function
+def gain_of(options, labels, label):
+    """The most that a label can add to a score beside phrases: bonuses for the word it ends, and for the one it begins."""
+    if options.lm_unit == TOKEN_LM:
+        return max(options.word_bonus, 0.0)
+    gain = 0.0
+    if label == options.boundary or labels.kind[label] & STARTS_WORD:
+        gain = max(options.word_bonus, 0.0)
+    if options.look_ahead and label != options.boundary:
+        gain += max(options.word_bonus, 0.0)
+    return gain
+
+
 @copied_function
 def new_prefix(beam, options, labels, spellings, extra, phrases, lm, parent, label, mass, least):
-    """The node for `label` after `parent`, with all that is added to its acoustic score; -1 if that is below `least`."""
+    """The node for `label` after `parent`, with all that is added to its acoustic score; -1 if that is below `least`.
+
+    What the phrases add comes first: most labels that only a phrase expects are given up before the words are looked up.
+    """
     nodes, numbers = beam.nodes, beam.numbers
     edge = labels.kind.shape[0]
     flags = nodes[parent, FLAGS]
-    done, lm_state = numbers[parent, DONE], nodes[parent, LM]
-    spelled, listed = nodes[parent, SPELL], nodes[parent, EXTRA]
     state, earned = nodes[parent, PHRASE], numbers[parent, EARNED]
-    own, pending, letters = earned, 0.0, nodes[parent, OWNER]
+    own = earned
     is_boundary = label == options.boundary
-    if is_boundary or (labels.kind[label] & STARTS_WORD and flags & NONEMPTY):
-        done, lm_state = close_word(beam, options, spellings, extra, lm, parent)
-        spelled, listed, flags, letters = 0, 0, 0, 0
-        if not is_boundary:
-            state, earned = close_phrase(beam, options, phrases, parent, edge)
-            own = earned
+    ends_word = is_boundary or (labels.kind[label] & STARTS_WORD and flags & NONEMPTY)
     if is_boundary:
-        flags = ABSORBS
         state = go_to(phrases, state, edge)
     else:
+        if ends_word:
+            state, earned = close_phrase(beam, options, phrases, parent, edge)
+            own = earned
         state = go_to(phrases, state, label)
+    if state > 0:
+        earned = earn(nodes, numbers, phrases, state, parent, own, earned, 0)
+    bonus = boost(nodes, numbers, phrases, state, parent, own, earned) if state > 0 else earned
+    done, lm_state = numbers[parent, DONE], nodes[parent, LM]
+    if not (mass + done + bonus + gain_of(options, labels, label) >= least):
+        return -1
+    spelled, listed = nodes[parent, SPELL], nodes[parent, EXTRA]
+    pending, letters = 0.0, nodes[parent, OWNER]
+    if ends_word:
+        done, lm_state = close_word(beam, options, spellings, extra, lm, parent)
+        spelled, listed, flags, letters = 0, 0, 0, 0
+    if is_boundary:
+        flags = ABSORBS
+    else:
         flags &= NONEMPTY
         letters += labels.char_start[label + 1] - labels.char_start[label]
         if labels.char_start[label + 1] > labels.char_start[label]:
@@ -146,6 +165,8 @@ def new_prefix(beam, options, labels, spellings, extra, phrases, lm, parent, lab
                     spelled = find_child(spellings, spelled, labels.chars[place])
                 if listed >= 0:
                     listed = find_child(extra, listed, labels.chars[place])
+                    if listed >= 0 and extra.best[listed] < 0.0:  # only phrases with a gate of 0 go on here
+                        listed = -1
             if spelled > 0 and options.look_ahead:
                 pending = options.lm_weight * spellings.best[spelled] + options.word_bonus
             elif spelled < 0 and listed < 0:
@@ -153,9 +174,6 @@ def new_prefix(beam, options, labels, spellings, extra, phrases, lm, parent, lab
         elif options.lm_unit == TOKEN_LM:
             log_prob, lm_state = ngram_step(lm, lm_state, labels.lm_word[label])
             done += options.lm_weight * log_prob + options.word_bonus
-    if state > 0:
-        earned = earn(nodes, numbers, phrases, state, parent, own, earned, 0)
-    bonus = boost(nodes, numbers, phrases, state, parent, own, earned) if state > 0 else earned
     if not (mass + done + pending + bonus >= least):
         return -1
     node = add_node(nodes, beam.control, parent, label, beam.control[FRAME])
@@ -173,41 +191,37 @@ def new_prefix(beam, options, labels, spellings, extra, phrases, lm, parent, lab
 
 
 @copied_function
-def gain_of(options, labels, label):
-    """The most that a label can add to a score beside phrases: bonuses for the word it ends, and for the one it begins."""
-    if options.lm_unit == TOKEN_LM:
-        return max(options.word_bonus, 0.0)
-    gain = 0.0
-    if label == options.boundary or labels.kind[label] & STARTS_WORD:
-        gain = max(options.word_bonus, 0.0)
-    if options.look_ahead and label != options.boundary:
-        gain += max(options.word_bonus, 0.0)
-    return gain
-
-
-@copied_function
 def extend(beam, scratch, options, labels, spellings, extra, phrases, lm, index, label, value, reach, size, least):
-    """Try `label` behind hypothesis `index`; returns the number of candidates and the least score worth trying."""
+    """Try `label` behind hypothesis `index`; returns the number of candidates and the score it reaches, -inf for none."""
     node = beam.node[index]
     mass = (beam.blank[index] if label == beam.nodes[node, KEY] else beam.total[index]) + value
     child = child_by_key(beam.nodes, node, label)
     if child < 0:
-        bound = beam.numbers[node, DONE] + beam.numbers[node, EARNED] + reach + gain_of(options, labels, label)
+        bound = beam.numbers[node, DONE] + reach + gain_of(options, labels, label)
         if mass > -INFINITY and mass + bound >= least:
             child = new_prefix(beam, options, labels, spellings, extra, phrases, lm, node, label, mass, least)
     if child >= 0:
         size = arrive(beam, scratch, child, mass, size)
-        least = max(least, mass + beam.numbers[child, FUSED] + options.prune)
-    return size, least
+        return size, mass + beam.numbers[child, FUSED]
+    return size, -INFINITY
 
 
 @inline_function
-def expected_labels(beam, scratch, options, phrases, row, edge, index, tokens, rest, least):
+def earned_at_most(beam, options, phrases, node, edge):
+    """Earned bonus of a node, or what a silent edge behind it makes of that, whichever is more."""
+    earned = beam.numbers[node, EARNED]
+    if options.edges == MARK_EDGES and beam.nodes[node, PHRASE] > 0 and beam.nodes[node, FLAGS] & NONEMPTY:
+        earned = max(earned, close_phrase(beam, options, phrases, node, edge)[1])
+    return earned
+
+
+@inline_function
+def expected_labels(beam, scratch, options, labels, phrases, row, edge, index, earned, tokens, rest, least):
     """Append the labels that a begun phrase expects and that could still count; returns the number of labels to try."""
     node = beam.node[index]
     state = beam.nodes[node, PHRASE]
-    own = beam.total[index] + beam.numbers[node, DONE] + beam.numbers[node, EARNED] + 2.0 * max(options.word_bonus, 0.0)
-    if phrases.span[state] == 0 or own + rest + phrases.reach[state] < least:
+    own = beam.total[index] + beam.numbers[node, DONE] + earned
+    if phrases.span[state] == 0 or own + 2.0 * max(options.word_bonus, 0.0) + rest + phrases.reach[state] < least:
         return tokens
     trial = beam.control[FRAME] * options.beam + index + 1
     for place in range(tokens):
@@ -228,7 +242,9 @@ def expected_labels(beam, scratch, options, phrases, row, edge, index, tokens, r
             if place == stop and behind_edge >= 0:
                 place = phrases.rows[behind_edge, FIRST]
                 stop, behind_edge = place + phrases.rows[behind_edge, COUNT], -1
-            if label != edge and scratch.stamp[label] != trial and own + row[label] + credit >= least:
+            if label == edge or own + row[label] + credit + gain_of(options, labels, label) < least:
+                continue
+            if scratch.stamp[label] != trial:
                 scratch.stamp[label] = trial
                 scratch.tokens[tokens] = label
                 tokens += 1
@@ -258,21 +274,26 @@ def search_labels(log_probs, begin, end, options, labels, spellings, extra, phra
             both = log_add(both, row[options.boundary])
         first_new = size = control[SIZE]
         least = stay(beam, scratch, options, row, both) + options.prune
+        cut = -INFINITY  # kept apart: which labels a phrase may add depends on scores, not on the room for candidates
         for index in range(first_new):
             node = beam.node[index]
             tried = tokens
+            earned = earned_at_most(beam, options, phrases, node, edge)
             if nodes[node, PHRASE] > 0:
-                tried = expected_labels(beam, scratch, options, phrases, row, edge, index, tokens, rest, least)
+                tried = expected_labels(
+                    beam, scratch, options, labels, phrases, row, edge, index, earned, tokens, rest, least
+                )
             for place in range(tried):
                 label = scratch.tokens[place]
                 if label == options.boundary and nodes[node, FLAGS] & ABSORBS:
                     continue
                 if size == capacity:
-                    size, least = thin_out(beam, scratch, options, first_new, size, least)
-                size, least = extend(
+                    size, cut = thin_out(beam, scratch, options, first_new, size, cut)
+                size, reached = extend(
                     beam, scratch, options, labels, spellings, extra, phrases, lm, index, label, row[label],
-                    phrases.reach[nodes[node, PHRASE]], size, least,
+                    earned + phrases.reach[nodes[node, PHRASE]], size, max(least, cut),
                 )  # fmt: skip
+                least = max(least, reached + options.prune)
         survive(beam, scratch, options, phrases, 1, first_new, size)
         control[FRAME] += 1
     return end

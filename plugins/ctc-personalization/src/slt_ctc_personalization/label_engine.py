@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +12,22 @@ from slt_ctc_personalization import candidates, kernel
 from slt_ctc_personalization.beam_state import BeamState, Clock
 from slt_ctc_personalization.compiled import first_call
 from slt_ctc_personalization.lexicon_trie import EMPTY_TRIE, TrieTables, build_trie, child_of
-from slt_ctc_personalization.phrases import Phrase, build_automaton
+from slt_ctc_personalization.phrase_gates import Holders, gated_spellings, holders
+from slt_ctc_personalization.phrase_states import Earnings, States, build_states, edge_paths, fixed_earnings
+from slt_ctc_personalization.phrases import Phrase, flattened, scaled_earnings, weighed
 from slt_ctc_personalization.prefix_tree import FUSED, KEY, LAST, SIZE, START
 from slt_ctc_personalization.settings import PhraseTable, Settings, int64, no_model, spelled_words
 from sltcore.errors import VocabularyError
 from sltcore.types import Hypothesis
+
+
+class Listing(NamedTuple):
+    """What a list is before it is weighed: `held` says which phrases hold each word of the spelling trie `extra`."""
+
+    states: States
+    earnings: Earnings
+    extra: TrieTables
+    held: Holders
 
 
 class LabelEngine:
@@ -71,43 +82,68 @@ class LabelEngine:
 
     def prepare(self, phrases: Sequence[Phrase]) -> PhraseTable:
         """The automaton over labels, and the spellings of the phrases' words."""
-        settings = self.settings
-        edge = len(settings.labels)
-        patterns, bonuses, words = [], [], set()
         for phrase in phrases:
             if not phrase.paths:
                 raise VocabularyError(
                     f"phrase {phrase.text!r} has no label paths; give one path or more, or use a lexicon"
                 )
-            for path in phrase.paths:
-                patterns.append(self._pattern(path))
-                bonuses.append(phrase.bonus)
-                words.update(self._texts(path))
-        counts = self._edges == candidates.BOUNDARY_EDGES
-        tables = build_automaton(patterns, bonuses, edge=edge, edge_counts=counts)
-        extra = EMPTY_TRIE
-        if words and self._unit == candidates.WORD_LM:
-            paths, ids = spelled_words(sorted(words), self._alphabet)
-            extra = build_trie(paths, ids)
-        start = max(int(child_of(tables, 0, edge)), 0) if self._edges else 0
+        states, earnings = self._earnings(phrases)
+        extra, held = self._listed_words(phrases)
+        listing = Listing(states, earnings, extra, held)
+        return self._table(tuple(phrases), listing, np.ones(len(phrases), np.float32))
+
+    def reweighed(self, table: PhraseTable, gates: npt.NDArray[np.float32]) -> PhraseTable:
+        """`table` with each phrase's bonus times its gate; a gate of 0 is as if the phrase were not listed."""
+        return self._table(table.phrases, table.listing, gates)
+
+    def _table(self, phrases: tuple[Phrase, ...], listing: Listing, gates: npt.NDArray[np.float32]) -> PhraseTable:
+        tables = weighed(listing.states, listing.earnings, gates)
+        extra = gated_spellings(listing.extra, listing.held, gates)
+        start = max(int(child_of(tables, 0, len(self.settings.labels))), 0) if self._edges else 0
         longest = int(tables.span.max()) + 1
-        return PhraseTable(tuple(phrases), settings, tables, extra, start, longest, self.options(start))
+        return PhraseTable(phrases, self.settings, tables, extra, start, longest, self.options(start), listing=listing)
+
+    def _earnings(self, phrases: Sequence[Phrase]) -> tuple[States, Earnings]:
+        """The states of the phrases' paths, an edge around each word, and what they earn."""
+        settings = self.settings
+        paths = [path for phrase in phrases for path in phrase.paths]
+        owner = np.repeat(np.arange(len(phrases), dtype=np.int32), [len(phrase.paths) for phrase in phrases])
+        flat, lengths = flattened(paths)
+        edge, counts = len(settings.labels), self._edges == candidates.BOUNDARY_EDGES
+        if settings.knows_words and paths:
+            starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+            begins = (self.label_tables.kind & candidates.STARTS_WORD).astype(np.int64)
+            boundary = -1 if settings.word_boundary is None else settings.word_boundary
+            out = np.empty(2 * len(flat) + 2 * len(paths), np.int64)
+            flat = out[: int(first_call(edge_paths, flat, starts, boundary, begins, edge, out, lengths))]
+        states = build_states(flat, lengths, edge=edge, edge_counts=counts)
+        if settings.boosting != "depth-scaled":
+            bonus = np.array([phrase.bonus for phrase in phrases], np.float64)
+            return states, fixed_earnings(states, owner, bonus[owner])
+        labels = (states.span[states.leaf] - int(counts)).astype(np.int32)  # the edge behind the last word is no label
+        return states, scaled_earnings(phrases, owner, labels, states.span, settings.depth_scaling)
+
+    def _listed_words(self, phrases: Sequence[Phrase]) -> tuple[TrieTables, Holders]:
+        """The spellings of the phrases' words, and for each word the phrases that hold it."""
+        holding: dict[str, list[int]] = {}
+        if self._unit == candidates.WORD_LM:
+            for index, phrase in enumerate(phrases):
+                for path in phrase.paths:
+                    for text in self._texts(path):
+                        holding.setdefault(text, []).append(index)
+        words = sorted(holding)
+        paths, ids = spelled_words(words, self._alphabet)
+        if not paths:
+            return EMPTY_TRIE, holders([])
+        extra = build_trie(paths, ids)
+        return extra, holders([holding[words[word]] for word in extra.words.tolist()])
 
     def _texts(self, path: Sequence[int]) -> list[str]:
-        groups = self.settings.words(path)
-        return ["".join([self.texts[path[place]] for place in group]) for group in groups]
-
-    def _pattern(self, path: Sequence[int]) -> list[int]:
-        """The symbols that the kernel's automaton reads for a phrase: its labels, and an edge around each word."""
-        settings = self.settings
-        if not settings.knows_words:
-            return list(path)
-        edge = len(settings.labels)
-        pattern = [edge]
-        for group in settings.words(path):
-            pattern += [path[place] for place in group]
-            pattern.append(edge)
-        return pattern
+        """The words of a path as they are written."""
+        texts, boundary = self.texts, self.settings.word_boundary
+        if boundary is not None:
+            return "".join([" " if label == boundary else texts[label] for label in path]).split(" ")
+        return ["".join([texts[path[place]] for place in group]) for group in self.settings.words(path)]
 
     def options(self, start: int) -> candidates.Options:
         """The kernel's settings, for phrases that start in a state."""

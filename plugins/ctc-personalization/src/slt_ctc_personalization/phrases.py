@@ -6,10 +6,11 @@ ending at a word end where the labels know words, anywhere else. The bonus of a 
     max over sets S of occurrences that share no label of  sum of bonus(s) for s in S
 
 so a phrase inside another, or two that overlap, are never paid twice, whatever their order: the better choice counts.
-During the search a hypothesis also holds credit for the phrase it has begun: `bonus * labels read / labels in all`, on
-the same condition (labels of the begun phrase pay nothing else). Credit is returned when the phrase breaks off and at
-the end; what a completed phrase earned stays. Both are sums over the earlier history, so the state that a hypothesis
-carries is one automaton state, and two numbers: earned before and after its last label.
+During the search a hypothesis also holds credit for the phrase it has begun: `bonus * labels read / labels in all`, or
+with depth-scaled boosting what the labels read so far have added to the total, on the same condition (labels of the
+begun phrase pay nothing else). Credit is returned when the phrase breaks off and at the end; what a completed phrase
+earned stays. Both are sums over the earlier history, so the state that a hypothesis carries is one automaton state, and
+two numbers: earned before and after its last label.
 
 **Source**: automaton: Aho and Corasick, "Efficient string matching", 1975. The rule is weighted interval scheduling,
 evaluated where an occurrence ends. Deviation from the usual shallow fusion (icefall, NeMo): those pay nested phrases
@@ -22,21 +23,35 @@ again or only the longest; here the total is optimal and does not depend on whic
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from slt_ctc_personalization.compiled import inline_function
-from slt_ctc_personalization.lexicon_trie import TrieTables, child_of, child_rows, find_child, levels
-
-HASH_FACTOR = 0x9E3779B97F4A7C15 >> 1  # Fibonacci hashing, kept below 2^63
+from slt_ctc_personalization.compiled import first_call, inline_function
+from slt_ctc_personalization.lexicon_trie import TrieTables, find_child
+from slt_ctc_personalization.phrase_states import (
+    HASH_FACTOR,
+    Earnings,
+    States,
+    build_states,
+    count_map,
+    depth_scaled_earnings,
+    fill_map,
+    fixed_earnings,
+    keep_states,
+    pass_on,
+    walk_paths,
+    weigh_states,
+)  # fmt: skip
 
 
 class Phrase(NamedTuple):
     """One phrase of a list: `bonus` is the natural-log score that all of it earns.
 
+    `per_label` says that nobody gave this total: it is the decoder's own bonus of a label times the phrase's weight, and
+    `bonus` is that times the labels. Depth-scaled boosting makes its total of `per_label`; None: `bonus` is the total.
     `paths` are its spellings as label ids (with the word boundary between words), for a search without a lexicon.
     `pronunciations` maps words of `text` to label paths, for a search with one: needed for words that the lexicon
     lacks, welcome for others.
@@ -46,6 +61,7 @@ class Phrase(NamedTuple):
     bonus: float
     paths: Sequence[Sequence[int]] = ()
     pronunciations: Mapping[str, Sequence[Sequence[int]]] = {}
+    per_label: float | None = None
 
 
 class PhraseTables(NamedTuple):
@@ -83,152 +99,112 @@ def build_automaton(
     `edge` is the symbol of a word's border: a pattern may begin with it, which counts as no label; elsewhere it counts
     as one where `edge_counts`, that is where the border is a label and no mark on the next one.
     """
-    lengths = np.fromiter((len(p) for p in patterns), np.int64, len(patterns))
-    flat = np.fromiter((s for p in patterns for s in p), np.int64, int(lengths.sum()))
-    parents, labels, depths, leaf = levels(flat, lengths)
-    size = len(parents)
-    counted = np.ones(size, np.int64)
-    counted[labels == edge] = int(edge_counts)
-    counted[(labels == edge) & (depths == 1)] = 0
-    counted[0] = 0
-    span = counted.copy()
-    for nodes in _by_depth(depths):
-        span[nodes] += span[parents[nodes]]
-    paid = np.asarray(bonuses, np.float64)
+    flat, lengths = flattened(patterns)
+    states = build_states(flat, lengths, edge=edge, edge_counts=edge_counts)
+    owner = np.arange(len(lengths), dtype=np.int32)
+    earnings = fixed_earnings(states, owner, np.array(bonuses, np.float64))
+    return weighed(states, earnings, np.ones(len(lengths), np.float32), symbol=symbol)
+
+
+def flattened(paths: Sequence[Sequence[int]]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """All paths one after another, and their lengths."""
+    lengths = np.fromiter(map(len, paths), np.int64, len(paths))
+    return np.fromiter(chain.from_iterable(paths), np.int64, int(lengths.sum())), lengths
+
+
+def weighed(
+    states: States,
+    earnings: Earnings,
+    gates: npt.NDArray[np.float32],
+    *,
+    symbol: npt.NDArray[np.int32] | None = None,
+) -> PhraseTables:
+    """The automaton whose phrase k earns `gates[k]` times its own; without the states that only gates of 0 lead to."""
+    size = len(states.rows)
+    rows, fail, span = states.rows, states.fail, states.span
     bonus, credit = np.zeros(size), np.zeros(size)
-    np.maximum.at(bonus, leaf, paid)
-    node, total = leaf.copy(), np.maximum(span[leaf], 1)
-    while np.any(node > 0):
-        np.maximum.at(credit, node, paid * span[node] / total)
-        node = np.where(node > 0, parents[node], 0)
-    credit[0] = 0.0
-    fail = _failures(parents, labels, depths)
+    if size > 1:
+        place = np.full(size, -1, np.int32)
+        kept = int(first_call(weigh_states, states, earnings, gates, bonus, credit, place))
+        if kept < size:
+            old_bonus, old_credit, live = bonus, credit, np.empty(size, np.int32)
+            rows = np.empty((kept, 4), np.int32)
+            fail, span = np.empty(kept, np.int32), np.empty(kept, np.int32)
+            bonus, credit, size = np.empty(kept), np.empty(kept), kept
+            first_call(keep_states, states, place, old_bonus, old_credit, rows, fail, span, bonus, credit, live)
+    output, reach = np.full(size, -1, np.int32), np.zeros(size)
+    if size > 1:
+        first_call(pass_on, rows, fail, bonus, credit, states.silent_edge, output, reach)
     return PhraseTables(
-        rows=child_rows(parents, labels),
-        fail=fail.astype(np.int32),
-        output=_outputs(bonus, fail, depths).astype(np.int32),
+        rows=rows,
+        fail=fail,
+        output=output,
         bonus=bonus,
         credit=credit,
-        span=span.astype(np.int32),
-        reach=_reach(parents, labels, depths, fail, credit, -1 if edge_counts else edge),
+        span=span,
+        reach=reach,
         symbol=np.zeros(0, np.int32) if symbol is None else symbol,
         map_keys=np.full(1, -1, np.int64),
         map_values=np.zeros(1),
     )
 
 
-def _by_depth(depths: npt.NDArray[np.int64]) -> list[slice]:
-    borders = np.searchsorted(depths, np.arange(1, int(depths.max()) + 2))
-    return [slice(int(low), int(high)) for low, high in pairwise(borders)]
+def scaled_earnings(
+    phrases: Sequence[Phrase],
+    owner: npt.NDArray[np.int32],
+    labels: npt.NDArray[np.int32],
+    read: npt.NDArray[np.int32],
+    scaling: float,
+) -> Earnings:
+    """What patterns of `labels` [pattern] labels earn with depth-scaled boosting; `owner` [pattern] is the phrase."""
+    total = np.array([phrase.bonus for phrase in phrases], np.float64)
+    own = np.array([np.nan if phrase.per_label is None else phrase.per_label for phrase in phrases], np.float64)
+    return depth_scaled_earnings(owner, total[owner], own[owner], labels, read, scaling)
 
 
-def _failures(
-    parents: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], depths: npt.NDArray[np.int64]
-) -> npt.NDArray[np.int64]:
-    """Failure links, all states of one depth at once; keys are sorted because states are numbered breadth first."""
-    width = int(labels.max()) + 2
-    keys = parents[1:] * width + labels[1:]
-    fail = np.zeros(len(parents), np.int64)
-    for nodes in _by_depth(depths)[1:]:
-        index = np.arange(nodes.start, nodes.stop)
-        state = fail[parents[index]]
-        while len(index):
-            wanted = state * width + labels[index]
-            place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-            hit = keys[place] == wanted
-            fail[index[hit]] = place[hit] + 1
-            open_ = ~hit & (state > 0)
-            index, state = index[open_], fail[state[open_]]
-    return fail
+class WordPaths(NamedTuple):
+    """The label paths of each symbol that is a word: its paths are `starts[symbol] ... starts[symbol + 1] - 1`.
+
+    Path p goes through the trie nodes `nodes[path_starts[p] : path_starts[p + 1]]`.
+    """
+
+    starts: npt.NDArray[np.int64]
+    path_starts: npt.NDArray[np.int64]
+    nodes: npt.NDArray[np.int64]
 
 
-def _outputs(
-    bonus: npt.NDArray[np.float64], fail: npt.NDArray[np.int64], depths: npt.NDArray[np.int64]
-) -> npt.NDArray[np.int64]:
-    output = np.full(len(bonus), -1, np.int64)
-    for nodes in _by_depth(depths):
-        index = np.arange(nodes.start, nodes.stop)
-        output[nodes] = np.where(bonus[nodes] > 0, index, output[fail[nodes]])
-    return output
+def word_paths(paths: Sequence[Sequence[Sequence[int]]], trie: TrieTables) -> WordPaths:
+    """`paths[symbol]`, all in `trie`, as arrays."""
+    flat, lengths = flattened([path for alternatives in paths for path in alternatives])
+    starts = np.concatenate([[0], np.cumsum([len(alternatives) for alternatives in paths], dtype=np.int64)])
+    path_starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    nodes = np.zeros(len(flat), np.int64)
+    first_call(walk_paths, trie, flat, path_starts, nodes)
+    return WordPaths(starts.astype(np.int64), path_starts, nodes)
 
 
-def _reach(
-    parents: npt.NDArray[np.int64],
-    labels: npt.NDArray[np.int64],
-    depths: npt.NDArray[np.int64],
-    fail: npt.NDArray[np.int64],
-    credit: npt.NDArray[np.float64],
-    silent_edge: int,
-) -> npt.NDArray[np.float64]:
-    """Largest credit one step ahead, over the failure chain; a border that is no label is stepped over."""
-    reach = np.zeros(len(parents))
-    np.maximum.at(reach, parents[1:], credit[1:])
-    if silent_edge >= 0:
-        edges = np.flatnonzero(labels == silent_edge)[::-1]
-        np.maximum.at(reach, parents[edges], reach[edges])
-    for nodes in _by_depth(depths):
-        reach[nodes] = np.maximum(reach[nodes], reach[fail[nodes]])
-    return reach
-
-
-def with_word_credit(
-    automaton: PhraseTables,
-    patterns: Sequence[Sequence[int]],
-    paths: Sequence[Sequence[Sequence[int]]],
-    trie: TrieTables,
-) -> PhraseTables:
-    """`automaton` over words, with credit inside words: `paths[symbol]` are the label paths of a word.
+def with_word_credit(automaton: PhraseTables, paths: WordPaths, trie_size: int) -> PhraseTables:
+    """`automaton` over words, with credit inside words.
 
     Reading d of a path's n labels in state u lends `credit(u) + (credit(u w) - credit(u)) d / n`.
     """
-    found: dict[int, float] = {}
-    nodes_of = [[_trie_nodes(trie, path) for path in alternatives] for alternatives in paths]
-    size = len(trie.rows)
-    seen: set[int] = set()
-    for pattern in patterns:
-        state = 0
-        for symbol in pattern:
-            target = int(child_of(automaton, state, symbol))
-            if target not in seen:
-                seen.add(target)
-                low, high = float(automaton.credit[state]), float(automaton.credit[target])
-                for nodes in nodes_of[symbol]:
-                    for depth, node in enumerate(nodes, 1):
-                        key = state * size + node
-                        found[key] = max(found.get(key, 0.0), low + (high - low) * depth / len(nodes))
-            state = target
-    keys, values = _hash_table(found)
-    return automaton._replace(map_keys=keys, map_values=values)
-
-
-def _trie_nodes(trie: TrieTables, path: Sequence[int]) -> list[int]:
-    nodes, node = [], 0
-    for label in path:
-        node = int(child_of(trie, node, label))
-        nodes.append(node)
-    return nodes
-
-
-def _hash_table(found: Mapping[int, float]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    size = 1 << max(1, (2 * len(found)).bit_length())
+    if len(automaton.rows) == 1:
+        return automaton
+    count = int(first_call(count_map, automaton.rows, paths.starts, paths.path_starts))
+    size = 1 << max(1, (2 * count).bit_length())
     keys, values = np.full(size, -1, np.int64), np.zeros(size)
-    pending = np.fromiter(found, np.int64, len(found))
-    credits = np.fromiter(found.values(), np.float64, len(found))
-    place = _hash(pending, size)
-    while len(pending):
-        free = keys[place] == -1
-        chosen = np.zeros(len(pending), bool)
-        _, winners = np.unique(place[free], return_index=True)
-        chosen[np.flatnonzero(free)[winners]] = True
-        keys[place[chosen]], values[place[chosen]] = pending[chosen], credits[chosen]
-        pending, credits, place = pending[~chosen], credits[~chosen], (place[~chosen] + 1) & (size - 1)
-    return keys, values
-
-
-def _hash(keys: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
-    with np.errstate(over="ignore"):
-        mixed: npt.NDArray[np.int64] = ((keys * np.int64(HASH_FACTOR)) >> np.int64(20)) & np.int64(size - 1)
-    return mixed
+    first_call(
+        fill_map,
+        automaton.rows,
+        automaton.credit,
+        paths.starts,
+        paths.path_starts,
+        paths.nodes,
+        trie_size,
+        keys,
+        values,
+    )
+    return automaton._replace(map_keys=keys, map_values=values)
 
 
 def no_phrases(*, words: int = 0) -> PhraseTables:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from slt_ctc_personalization.components import COMPONENTS
 from sltcore.plugin import Command, Component, hookimpl
 
 SLT_API = (1, 0)
@@ -9,24 +10,14 @@ SLT_API = (1, 0)
 
 @hookimpl
 def slt_components() -> list[Component]:
-    """The beam search."""
-    return [
-        Component(
-            "decoder",
-            "ctc-beam",
-            impl="slt_ctc_personalization.build:ctc_beam",
-            config="slt_ctc_personalization.config:CtcBeamConfig",
-            summary="prefix beam search with phrase boosting, an n-gram language model and a lexicon",
-            source="arXiv:2210.09510; prefix search: Graves et al. 2006, Hannun et al. 2014",
-            small={
-                "config": {"characters": "abcdefgh", "beam": 8, "n_best": 3},
-                "contexts": [{}, {"phrases": []}, {"phrases": ["abc", "had a bag"]}],
-            },
-        )
-    ]
+    """Encoders, searches, an objective and a metric."""
+    return list(COMPONENTS)
 
 
 @hookimpl
 def slt_commands() -> list[Command]:
-    """`slt lm`."""
-    return [Command("lm", "slt_ctc_personalization.commands:app", "build n-gram language models from text")]
+    """`slt lm` and `slt phrases`."""
+    return [
+        Command("lm", "slt_ctc_personalization.commands:app", "build n-gram language models from text"),
+        Command("phrases", "slt_ctc_personalization.commands:phrases_app", "check lists of phrases"),
+    ]

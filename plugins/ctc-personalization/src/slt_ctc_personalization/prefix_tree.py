@@ -138,6 +138,16 @@ def release(nodes: IntRows, control: IntRows, node: int) -> None:
         node = parent
 
 
+@inline_function
+def base_of(nodes, numbers, parent, own, span):
+    """Bonus earned before the first label of a match that ends at a node with this parent."""
+    if span <= 1:
+        return own
+    for _ in range(span - 2):
+        parent = nodes[parent, PARENT]
+    return numbers[parent, BASE]
+
+
 @compile_kernel
 def move_root(nodes: IntRows, control: IntRows, keep: int, words: int, out: IntRows) -> int:
     """Free the history that all hypotheses share, but its last `keep` nodes; returns the number of nodes freed.

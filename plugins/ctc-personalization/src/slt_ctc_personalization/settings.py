@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 UNKNOWN_WORD_LOG_PROB = -10.0 * math.log(10.0)
 """The penalty of pyctcdecode and its successors: ten powers of ten."""
+
+BOOSTINGS = ("fixed", "depth-scaled", "utterance", "windowed")
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,11 @@ class Settings:
     look_ahead: bool
     lexicon: LexiconTrie | None
     n_best: int
+    boosting: str = "fixed"
+    depth_scaling: float = 2.0
+    evidence_floor: float = 0.0
+    window_before: int = 100
+    window_after: int = 10
 
     def __post_init__(self) -> None:
         size = len(self.labels)
@@ -81,6 +89,30 @@ class Settings:
                 f"beam search: the lexicon has {len(self.lexicon.labels)} labels and the search {len(self.labels)}, or in "
                 "another order; make the LexiconTrie with the labels of the search"
             )
+        self._check_boosting()
+
+    def _check_boosting(self) -> None:
+        if self.boosting not in BOOSTINGS:
+            raise PluginError(
+                f"beam search: boosting is {self.boosting!r}; expected one of {', '.join(map(repr, BOOSTINGS))}"
+            )
+        if self.boosting == "windowed" and self.lexicon is not None:
+            raise PluginError(
+                "beam search: boosting 'windowed' works without a lexicon only; take 'fixed', 'depth-scaled' or "
+                "'utterance', or leave the lexicon out"
+            )
+        if not 0.0 <= self.depth_scaling < math.inf:
+            raise PluginError(f"beam search: depth_scaling is {self.depth_scaling}; give a finite number, 0 or more")
+        if not 0.0 <= self.evidence_floor <= 1.0:
+            raise PluginError(f"beam search: evidence_floor is {self.evidence_floor}; give a number from 0 to 1")
+        for name, frames in (("window_before", self.window_before), ("window_after", self.window_after)):
+            if frames < 0:
+                raise PluginError(f"beam search: {name} is {frames} frames; give 0 or more")
+
+    @property
+    def needs_evidence(self) -> bool:
+        """Whether bonuses follow what is heard of each phrase, so that evidence has to come with the frames."""
+        return self.boosting in ("utterance", "windowed")
 
     @cached_property
     def marks_words(self) -> bool:
@@ -121,10 +153,30 @@ class Settings:
                 found[-1].append(position)
         return found
 
+    def check_phrases(self, phrases: Sequence[Phrase]) -> None:
+        """`VocabularyError` naming the first phrase with a bonus or a path that can never count."""
+        bonuses = np.array([p.bonus for p in phrases], np.float64)
+        per_label = np.array([0.0 if p.per_label is None else p.per_label for p in phrases], np.float64)
+        paths = [
+            path for phrase in phrases for path in (*phrase.paths, *chain.from_iterable(phrase.pronunciations.values()))
+        ]
+        lengths = np.fromiter(map(len, paths), np.int64, len(paths))
+        flat = np.fromiter(chain.from_iterable(paths), np.int64, int(lengths.sum()))
+        allowed = np.ones(len(self.labels) + 1, bool)
+        allowed[[self.blank, len(self.labels), *self.excluded]] = False
+        inside = np.where((flat >= 0) & (flat < len(self.labels)), flat, len(self.labels))
+        heard = np.concatenate([[0], np.cumsum(flat != (-1 if self.word_boundary is None else self.word_boundary))])
+        ends = np.cumsum(lengths)
+        whole = bool(np.all(heard[ends] > heard[ends - lengths]) and np.all(allowed[inside]))
+        if not whole or not all(np.all((given >= 0.0) & (given < np.inf)) for given in (bonuses, per_label)):
+            for phrase in phrases:
+                self.check_phrase(phrase)
+
     def check_phrase(self, phrase: Phrase) -> None:
         """`VocabularyError` for a bonus or a path that can never count."""
-        if not 0.0 <= phrase.bonus < math.inf:
-            raise VocabularyError(f"phrase {phrase.text!r}: bonus is {phrase.bonus}; give a finite number, 0 or more")
+        for name, value in (("bonus", phrase.bonus), ("per_label", phrase.per_label or 0.0)):
+            if not 0.0 <= value < math.inf:
+                raise VocabularyError(f"phrase {phrase.text!r}: {name} is {value}; give a finite number, 0 or more")
         for path in [*phrase.paths, *(path for paths in phrase.pronunciations.values() for path in paths)]:
             self._check_path(phrase.text, path)
 
@@ -153,9 +205,27 @@ class PhraseTable:
     words: tuple[str, ...] = ()
     """A lexicon search's words, those of the phrases added behind."""
     word_tables: Any = None
+    listing: Any = None
+    """What the engine needs to weigh the phrases anew."""
 
     def __len__(self) -> int:
         return len(self.phrases)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays made for this list: the automaton, the listed words, what weighs them anew.
+
+        With a lexicon this holds its trie too, which is rebuilt with the phrases' words in it.
+        """
+        arrays: dict[int, int] = {}
+        stack: list[Any] = [self.tables, self.extra, self.word_tables, self.listing]
+        while stack:
+            item = stack.pop()
+            if isinstance(item, np.ndarray):
+                arrays[id(item)] = item.nbytes
+            elif isinstance(item, tuple):
+                stack.extend(item)
+        return sum(arrays.values())
 
 
 def int64(values: npt.ArrayLike) -> npt.NDArray[np.int64]:

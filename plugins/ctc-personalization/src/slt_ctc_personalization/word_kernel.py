@@ -329,6 +329,8 @@ def finish_words(options, trie, words, phrases, lm, beam, whole, final_owner, fi
         for entry in range(trie.word_start[here], trie.word_start[here + 1]):
             word = trie.words[entry]
             done, lm_state, state, earned, fused = after_word(beam, options, words, phrases, lm, owner, word)
+            if trie.weights[entry] == -INFINITY:  # only phrases with a gate of 0 list this word
+                continue
             score = beam.total[index] + trie.weights[entry] + done + earned
             if options.lm_unit != NO_LM:
                 score += options.lm_weight * ngram_end(lm, lm_state)

@@ -18,6 +18,7 @@ from slt_speech.frames import (
     joined,
     prefix_lookahead,
     refuse_finished,
+    with_layers,
 )
 from sltcore.errors import SpecError, StreamError
 from sltcore.interfaces import Encoder, Session
@@ -183,6 +184,15 @@ class Conformer(Encoder, nn.Module):
             total += image * channels
             image, channels = -(-image // 2), int(conv.out_channels)  # type: ignore[arg-type]
         return blocks + total
+
+    @property
+    def depths(self) -> int:
+        """Its blocks; depth 0 is the subsampled input."""
+        return len(self.blocks)
+
+    def keep_layers(self, depths: Sequence[int]) -> None:
+        """Have `Encoded.layers` hold these depths too, offline and in sessions; **raises** `PortError` for another one."""
+        self.return_layers = with_layers(self.return_layers, depths, 0, self.depths, "conformer")
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Frames [b] of input lengths [b]: the front end's, divided by the subsampling and rounded up."""

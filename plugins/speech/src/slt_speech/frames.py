@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sltcore.errors import ShapeError, StreamError
+from sltcore.errors import PortError, ShapeError, StreamError
 from sltcore.types import Encoded, Features, Waveform
 
 if TYPE_CHECKING:
@@ -75,6 +76,14 @@ def refuse_finished(finished: bool, who: str) -> None:
     """**Raises** `StreamError` when a session has ended."""
     if finished:
         raise StreamError(f"{who}: the stream has finished; open another session for the next utterance")
+
+
+def with_layers(kept: Sequence[int], asked: Sequence[int], first: int, last: int, who: str) -> tuple[int, ...]:
+    """The depths that an encoder keeps, those `asked` for added; **raises** `PortError` for one outside `first` to `last`."""
+    wrong = [depth for depth in asked if not first <= depth <= last]
+    if wrong:
+        raise PortError(f"{who}: layer {wrong[0]} is asked for; depths run from {first} to {last}")
+    return tuple(sorted({*kept, *asked}))
 
 
 def prefix_lookahead(chunk: int, factor: int, ahead: int) -> int:

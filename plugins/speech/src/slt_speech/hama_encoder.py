@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from slt_speech.frames import check_single, check_waveform
+from slt_speech.frames import check_single, check_waveform, with_layers
 from slt_speech.hama.labels import BLANK_ID, WORD_BOUNDARY_ID
 from slt_speech.hama.network import HamaConformer
 from sltcore.interfaces import Encoder, Session
@@ -51,6 +51,15 @@ class HamaEncoder(Encoder, nn.Module):
     def produces(self) -> Port:
         """`Encoded` [b t 144]."""
         return Port("Encoded", {"d": self.network.width, "frame_shift_s": self.network.frame_shift_s})
+
+    @property
+    def depths(self) -> int:
+        """Its 4 blocks; depth 0 is the subsampled input."""
+        return len(self.network.blocks)
+
+    def keep_layers(self, depths: Sequence[int]) -> None:
+        """Have `Encoded.layers` hold these depths too, offline and in sessions; **raises** `PortError` for another one."""
+        self.network.layers = with_layers(self.network.layers, depths, 0, self.depths, "hama-conformer")
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Frames [b] of samples [b]."""

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from slt_speech.frames import check_waveform
+from slt_speech.frames import check_waveform, with_layers
 from slt_speech.hf_models import SUPPORTED_TYPES, BertModel, WaveformModel, WhisperModel, samples_per_frame
-from sltcore.errors import SpecError
+from sltcore.errors import PortError, SpecError
 from sltcore.interfaces import Encoder
 from sltcore.types import Encoded, Port, Waveform
 
@@ -68,6 +68,19 @@ class HfSpeech(Encoder, nn.Module):
     def produces(self) -> Port:
         """`Encoded` [b t d]."""
         return Port("Encoded", {"d": self.model.d_model, "frame_shift_s": self._frame_shift_s})
+
+    @property
+    def depths(self) -> int | None:
+        """The model's layers, depth 0 being what enters the first; None where they have another frame rate."""
+        return self.model.depths or None
+
+    def keep_layers(self, depths: Sequence[int]) -> None:
+        """Have `Encoded.layers` hold these depths too. **Raises** `PortError` for another one, or where there are none."""
+        if depths and not self.model.depths:
+            raise PortError(
+                "hf-speech: the inner layers of this model have another frame rate; ask for its output only"
+            )
+        self.return_layers = with_layers(self.return_layers, depths, 0, self.model.depths, "hf-speech")
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Frames [b] of samples [b], by the model's own arithmetic."""

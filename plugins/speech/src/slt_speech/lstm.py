@@ -10,7 +10,15 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from slt_speech.conformer import input_port
-from slt_speech.frames import blank_padding, check_features, check_single, joined, prefix_lookahead, refuse_finished
+from slt_speech.frames import (
+    blank_padding,
+    check_features,
+    check_single,
+    joined,
+    prefix_lookahead,
+    refuse_finished,
+    with_layers,
+)
 from sltcore.errors import SpecError, StreamError
 from sltcore.interfaces import Encoder, Session
 from sltcore.types import Encoded, Features, Port
@@ -127,6 +135,15 @@ class Lstm(Encoder, nn.Module):
         """How many of the last frames of a recording more sound may change; None in two directions."""
         ahead = 0 if self.frontend is None else self.frontend.lookahead_frames
         return None if self.bidirectional or ahead is None else prefix_lookahead(1, self.stack.stride, ahead)
+
+    @property
+    def depths(self) -> int:
+        """Its layers; depth 0 does not exist."""
+        return len(self.layers)
+
+    def keep_layers(self, depths: Sequence[int]) -> None:
+        """Have `Encoded.layers` hold these depths too, offline and in sessions; **raises** `PortError` for another one."""
+        self.return_layers = with_layers(self.return_layers, depths, 1, self.depths, "lstm")
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Frames [b] of input lengths [b]: the front end's, divided by the stride and rounded up."""

@@ -1,0 +1,112 @@
+"""The arms: which frames they read, and which search. Every weight is chosen on dev by the same sweep."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from frames import Encodings
+
+import sltcore
+from sltcore.types import Encoded
+
+SWEEP = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+"""Natural-log score for each label of a listed word; peers get ten times that for each word."""
+LM_SWEEP = tuple((weight, bonus) for weight in (0.2, 0.4, 0.6) for bonus in (0.0, 1.5))
+
+
+class Arm(NamedTuple):
+    """`frames`: base or adapter. `decoder`: fields of the search. `weighted`: whether it has a weight to choose."""
+
+    label: str
+    frames: str
+    decoder: Mapping[str, Any]
+    weighted: bool = False
+    role: str = ""
+    lm: bool = True
+
+
+SPOTTER_SWEEP = (0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
+BEAM = {"use": "ctc-beam"}
+ADAPTIVE = {**BEAM, "boosting": "utterance"}
+ARMS: Mapping[str, Arm] = {
+    "greedy": Arm("greedy", "base", {"use": "ctc-greedy"}, lm=False),
+    "beam": Arm("beam", "base", BEAM, lm=False),
+    "beam-lm": Arm("beam + LM", "base", BEAM),
+    "greedy-boost": Arm("greedy + boosting", "base", {"use": "ctc-greedy-boost"}, weighted=True, lm=False),
+    "spotter": Arm("word spotter", "base", {"use": "ctc-spotter"}, weighted=True, lm=False),
+    "boosting": Arm("boosting alone (fixed)", "base", BEAM, weighted=True),
+    "depth-scaled": Arm("boosting alone (depth-scaled)", "base", {**BEAM, "boosting": "depth-scaled"}, weighted=True),
+    "phones": Arm("phone network alone", "base", {**ADAPTIVE, "evidence": "phones"}, weighted=True),
+    "adapter": Arm("adapter alone", "adapter", BEAM),
+    "adapter-boosting": Arm("adapter + boosting (fixed)", "adapter", BEAM, weighted=True),
+    "adapter-adaptive": Arm(
+        "adapter + boosting (adaptive)", "adapter", {**ADAPTIVE, "evidence": "attention"}, weighted=True
+    ),
+    "everything": Arm("everything (adaptive, utterance)", "adapter", {**ADAPTIVE, "evidence": "both"}, weighted=True),
+    "everything-windowed": Arm(
+        "everything (adaptive, windowed)",
+        "adapter",
+        {**BEAM, "boosting": "windowed", "evidence": "both"},
+        weighted=True,
+    ),
+}
+
+
+def sweep_of(arm: Arm) -> tuple[float, ...]:
+    """The weights that are tried on dev, equally many for each arm."""
+    return SPOTTER_SWEEP if arm.decoder["use"] == "ctc-spotter" else SWEEP
+
+
+class Decoded(NamedTuple):
+    """Texts in the order of the examples, CPU seconds of the search, bytes of the list's tables."""
+
+    texts: list[str]
+    cpu_s: float
+    list_bytes: int | None
+
+
+def fields_of(arm: Arm, weight: float | None, lm: Mapping[str, Any]) -> dict[str, Any]:
+    """The decoder block of an arm at a weight."""
+    fields = dict(arm.decoder)
+    if arm.lm:
+        fields |= lm
+    if weight is not None:
+        fields[{"ctc-spotter": "context_weight"}.get(fields["use"], "phrase_bonus")] = weight
+    if fields["use"] == "ctc-beam":
+        fields["threads"] = 1
+    return fields
+
+
+def decoder_of(bundle: Path, fields: Mapping[str, Any]) -> Any:
+    """The search, with the head that the bundle holds."""
+    return sltcore.load(str(bundle), overrides=[f"decoder={json.dumps(fields)}"]).parts["decoder"]
+
+
+@torch.no_grad()
+def decode(decoder: Any, encodings: Encodings, frames: Sequence[Encoded], words: Sequence[str]) -> Decoded:
+    """Texts of all utterances with one list."""
+    context = {"phrases": list(words)} if words else {}
+    reads = {key.name for key in decoder.context_keys()}
+    context = {name: value for name, value in context.items() if name in reads}
+    context = dict(decoder.prepare(context))
+    decoder.decode(frames[0], context)  # compile and warm up
+    begin = time.process_time()
+    found = [decoder.decode(batch, context) for batch in frames]
+    seconds = time.process_time() - begin
+    table = getattr(context.get("phrases"), "table", None)
+    texts = encodings.spread([[nbest.text for nbest in batch] for batch in found])
+    return Decoded(texts, seconds, getattr(table, "nbytes", None))
+
+
+@torch.no_grad()
+def adapted(adapter: Any, encodings: Encodings, words: Sequence[str]) -> tuple[list[Encoded], float]:
+    """The base's frames after the adapter with one list, and the CPU seconds it took."""
+    adapter.prepare({"phrases": list(words)})
+    begin = time.process_time()
+    frames = [adapter.adapted(x, adapter.tables([list(words)] * len(x.lengths))) for x in encodings.batches]
+    return frames, time.process_time() - begin

@@ -1,0 +1,296 @@
+"""Contextual adapters, boosting and the phone network on words that nothing was trained on; writes a report.
+
+    python run.py --language en --runs RUNS --out OUT      (after train.sh; --sizes 0,10,100 --seeds 0,1 for less)
+
+RUNS holds the bundles that `train.sh` makes: base-LANG, phones-LANG, adapter-LANG-SEED. Everything is kept in OUT: a second
+call goes on where the first one stopped. The arms stand in `arms.py`, the words in `lists.py`, peers in `peers.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
+
+import peers as peers_module  # noqa: E402 (after the thread limits)
+import torch  # noqa: E402
+from arms import ARMS, LM_SWEEP, Arm, Decoded, adapted, decode, decoder_of, fields_of, sweep_of  # noqa: E402
+from frames import Encodings, kept, utterances  # noqa: E402
+from lists import DEV, Task, distractors, examples_of, task, texts_of  # noqa: E402
+from scores import Scores, summary  # noqa: E402
+
+import sltcore  # noqa: E402
+from slt_ctc_personalization.arpa import write_arpa  # noqa: E402
+from slt_ctc_personalization.build_lm import estimate  # noqa: E402
+from slt_ctc_personalization.english import english_lm  # noqa: E402
+
+SIZES = (0, 10, 100, 1_000, 10_000)
+TUNED_WITH = 100
+UNRELATED = 1_000
+PEER_MOST = {"pyctcdecode": 100, "ctc-beam-decoder": 10_000}
+"""pyctcdecode takes seconds for each utterance beyond; its column ends there."""
+
+
+@dataclass
+class Study:
+    """One language: its bundles, words and kept results."""
+
+    language: str
+    runs: Path
+    out: Path
+    seeds: Sequence[int]
+    sizes: Sequence[int]
+    tasks: dict[str, Task] = field(default_factory=dict)
+
+    def task(self, part: str) -> Task:
+        """Utterances and listed words of dev or test."""
+        if part not in self.tasks:
+            self.tasks[part] = task(self.language, part)
+        return self.tasks[part]
+
+    def words(self, part: str, size: int) -> list[str]:
+        """The listed words and so many distractors."""
+        return [*self.task(part).words, *distractors(self.language, size)]
+
+    @cached_property
+    def phones(self) -> sltcore.Pipeline:
+        """The base with its phone head, which also gives the layer that adapters read (the middle one)."""
+        pipeline = sltcore.load(str(self.runs / f"phones-{self.language}" / "bundle"))
+        encoder = pipeline.parts["encoder"]
+        encoder.keep_layers([encoder.depths // 2])
+        return pipeline
+
+    def encodings(self, part: str) -> Encodings:
+        """What the base hears."""
+        path = self.out / f"frames-{part}.pt"
+        return kept(path, self.phones, self.phones.parts["encoder"], self.task(part).examples)
+
+    @cached_property
+    def lm(self) -> dict[str, Any]:
+        """The language model of all arms that have one: general English, or the corpus' own training texts."""
+        if self.language == "en":
+            return {"lm": "english"}
+        return {"lm_file": str(self.arpa)}
+
+    @cached_property
+    def arpa(self) -> Path:
+        """The same model as a file, for the peers."""
+        path = self.out / "lm.arpa"
+        if not path.exists():
+            if self.language == "en":
+                write_arpa(english_lm(), path)
+            else:
+                texts = texts_of(examples_of(self.language, "train", (0.0, DEV[0])))
+                write_arpa(estimate(texts, order=3), path)
+        return path
+
+    def bundle(self, arm: Arm, seed: int | None) -> Path:
+        """Whose head an arm reads with."""
+        if arm.frames == "adapter":
+            return self.runs / f"adapter-{self.language}-{seed}" / "bundle"
+        return self.runs / f"phones-{self.language}" / "bundle"
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """What `make` gives, kept as JSON."""
+        path = self.out / f"{name}.json"
+        if not path.exists():
+            value = make()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.with_suffix(".part").write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+            path.with_suffix(".part").rename(path)
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
+class Frames:
+    """The frames of an arm with a list: the base's, or an adapter's; the last adapted ones are kept."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self._key: Any = None
+        self._kept: tuple[Any, float] = ((), 0.0)
+        self._adapters: dict[int, Any] = {}
+
+    def of(self, arm: Arm, seed: int | None, part: str, words: Sequence[str]) -> tuple[Any, float]:
+        """Batches of frames, and the adapter's CPU seconds."""
+        encodings = self.study.encodings(part)
+        if arm.frames == "base" or not words:
+            return encodings.batches, 0.0
+        assert seed is not None
+        key = (seed, part, len(words), words[-1])
+        if key != self._key:
+            if seed not in self._adapters:
+                pipeline = sltcore.load(str(self.study.bundle(arm, seed)))
+                self._adapters = {seed: pipeline.parts["encoder"]}
+            self._kept = adapted(self._adapters[seed], encodings, words)
+            self._key = key
+        return self._kept
+
+
+def lm_settings(study: Study, frames: Frames) -> dict[str, Any]:
+    """The weights of the language model, chosen on dev without a list by WER."""
+
+    def choose() -> Mapping[str, Any]:
+        found = []
+        for weight, bonus in LM_SWEEP:
+            fields = study.lm | {"lm_weight": weight, "word_bonus": bonus}
+            said = run_arm(study, frames, ARMS["beam-lm"], None, fields, seed=0, part="dev", words=[])
+            found.append((summary(study.task("dev"), said.texts)["wer"], weight, bonus))
+        best = min(found)
+        print("language model:", found, "->", best, flush=True)
+        return {"lm_weight": best[1], "word_bonus": best[2], "sweep": found}
+
+    chosen = study.once("lm", choose)
+    return study.lm | {"lm_weight": chosen["lm_weight"], "word_bonus": chosen["word_bonus"]}
+
+
+def run_arm(
+    study: Study, frames: Frames, arm: Arm, weight: float | None, lm: Mapping[str, Any], *, seed: int | None,
+    part: str, words: Sequence[str],
+) -> Decoded:  # fmt: skip
+    """An arm's texts with a list."""
+    batches, adapter_s = frames.of(arm, seed, part, words)
+    decoder = decoder_of(study.bundle(arm, seed), fields_of(arm, weight, lm))
+    said = decode(decoder, study.encodings(part), batches, words)
+    return said._replace(cpu_s=said.cpu_s + adapter_s)
+
+
+def chosen(task_: Task, found: Sequence[tuple[float, Mapping[str, float]]], base_u_wer: float) -> float:
+    """The weight with the best F1 of listed words among those that leave the others as they are (1 % relative); where
+    none does, the one that harms least."""
+    fine = [entry for entry in found if entry[1]["u_wer"] <= base_u_wer * 1.01]
+    if fine:
+        return max(fine, key=lambda entry: entry[1]["f1"])[0]
+    return min(found, key=lambda entry: entry[1]["u_wer"])[0]
+
+
+def weights(study: Study, frames: Frames, lm: Mapping[str, Any]) -> dict[str, float]:
+    """Each arm's weight, chosen on dev with `TUNED_WITH` distractors."""
+    words = study.words("dev", TUNED_WITH)
+    dev = study.task("dev")
+
+    def tune(name: str, arm: Arm) -> dict[str, Any]:
+        reference = ARMS["beam-lm"] if arm.lm else ARMS["beam" if arm.decoder["use"] == "ctc-beam" else "greedy"]
+        base = summary(dev, run_arm(study, frames, reference, None, lm, seed=0, part="dev", words=[]).texts)
+        found = []
+        for weight in sweep_of(arm):
+            said = run_arm(study, frames, arm, weight, lm, seed=study.seeds[0], part="dev", words=words)
+            found.append((weight, summary(dev, said.texts)))
+        print(name, [(w, round(v["f1"], 1), round(v["u_wer"], 1)) for w, v in found], flush=True)
+        return {"weight": chosen(dev, found, base["u_wer"]), "sweep": found, "base": base}
+
+    return {
+        name: study.once(f"weights/{name}", lambda name=name, arm=arm: tune(name, arm))["weight"]
+        for name, arm in ARMS.items()
+        if arm.weighted
+    }
+
+
+def lists(study: Study) -> Iterator[tuple[str, list[str]]]:
+    """The lists of the test: listed words with more and more distractors, and one without any listed word."""
+    for size in study.sizes:
+        yield str(size), study.words("test", size)
+    yield "unrelated", distractors(study.language, UNRELATED)
+
+
+def metric_words(study: Study) -> dict[str, Sequence[str]]:
+    """The words that count as listed, by list."""
+    return dict(lists(study))
+
+
+def all_arms(study: Study) -> Scores:
+    """Every arm with every list, for every seed where it has some."""
+    frames = Frames(study)
+    lm = lm_settings(study, frames)
+    tuned = weights(study, frames, lm)
+    scores = Scores(study.task("test"), metric_words(study))
+    for label, words in lists(study):
+        for seed in study.seeds:
+            for name, arm in ARMS.items():
+                if arm.frames == "base" and seed != study.seeds[0]:
+                    continue
+                reads = arm.weighted or arm.frames == "adapter"
+                if not reads and label != str(study.sizes[0]):
+                    continue
+
+                def run(arm: Arm = arm, name: str = name, words: Sequence[str] = words, seed: int = seed) -> Any:
+                    listed = words if reads else []  # noqa: B023 (called at once)
+                    said = run_arm(study, frames, arm, tuned.get(name), lm, seed=seed, part="test", words=listed)
+                    return said._asdict()
+
+                found = study.once(f"texts/{name}/{label}-{seed}", run)
+                scores.add(name, label if reads else "", seed, Decoded(**found))
+                print(name, label, seed, scores.line(name, label if reads else "", seed), flush=True)
+    peer_arms(study, lm, scores)
+    return scores
+
+
+def peer_arms(study: Study, lm: Mapping[str, Any], scores: Scores) -> None:
+    """The peers' hotwords on the base's log-probabilities, their weight from the same sweep."""
+    decoder = decoder_of(study.bundle(ARMS["greedy"], None), {"use": "ctc-beam"})
+    names = ["", *(label if label else " " for label in decoder.vocabulary.labels[1:])]
+    settings = {
+        "labels": names, "arpa": str(study.arpa), "beam": 100, "prune": -10.0, "token_min": -5.0,
+        "lm_weight": lm["lm_weight"], "word_bonus": lm["word_bonus"],
+    }  # fmt: skip
+
+    def log_probs(part: str) -> list[Any]:
+        encodings = study.encodings(part)
+        with torch.no_grad():
+            values = [torch.from_numpy(decoder.frames(batch)) for batch in encodings.batches]
+        return [x.numpy() for _, x in sorted(utterances(encodings, values), key=lambda entry: entry[0])]
+
+    dev, words = study.task("dev"), study.words("dev", TUNED_WITH)
+    for peer in peers_module.PEERS:
+
+        def tune(peer: str = peer) -> dict[str, Any]:
+            runs = [([], 0.0), *((words, 10 * weight) for weight in sweep_of(ARMS["boosting"]))]
+            said = list(peers_module.decode(peer, log_probs("dev"), settings, runs))
+            found = [(weight, summary(dev, one.texts)) for (_, weight), one in zip(runs, said, strict=True)]
+            print(peer, [(w, round(v["f1"], 1), round(v["u_wer"], 1)) for w, v in found], flush=True)
+            return {"weight": chosen(dev, found[1:], found[0][1]["u_wer"]), "sweep": found[1:], "base": found[0][1]}
+
+        weight = study.once(f"weights/{peer}", tune)["weight"]
+        for label, listed in [("", []), *lists(study)]:
+            if (label.isdigit() and int(label) > PEER_MOST[peer]) or (
+                label == "unrelated" and PEER_MOST[peer] < UNRELATED
+            ):
+                continue
+
+            def run(peer: str = peer, listed: Sequence[str] = listed, weight: float = weight) -> Any:
+                (said,) = peers_module.decode(peer, log_probs("test"), settings, [(listed, weight)])
+                return Decoded(said.texts, said.cpu_s, None)._asdict()
+
+            found = study.once(f"texts/{peer}/{label or 'none'}", run)
+            scores.add(peer, label, study.seeds[0], Decoded(**found))
+            print(peer, label, scores.line(peer, label, study.seeds[0]), flush=True)
+
+
+def main() -> None:
+    """Everything for one language."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--language", choices=("en", "cs"), required=True)
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", default="0,1,2,3,4")
+    parser.add_argument("--sizes", default=",".join(map(str, SIZES)))
+    chosen_ = parser.parse_args()
+    study = Study(
+        chosen_.language, chosen_.runs, chosen_.out / chosen_.language,
+        [int(seed) for seed in chosen_.seeds.split(",")], [int(size) for size in chosen_.sizes.split(",")],
+    )  # fmt: skip
+    scores = all_arms(study)
+    from verdicts import write_report
+
+    write_report(study, scores)
+
+
+if __name__ == "__main__":
+    main()
