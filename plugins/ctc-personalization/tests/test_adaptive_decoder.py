@@ -326,7 +326,7 @@ def test_supervision_adds_the_loss_of_the_attention() -> None:
     bare = plain.loss(encoded(frames), targets, {})
     assert torch.equal(taught.loss(encoded(frames), targets, {}), bare)
     losses = [taught.loss(encoded(frames, attention=[look]), targets, context) - bare for look in (right, wrong)]
-    assert losses[0].item() < 2.0 < losses[1].item()
+    assert losses[0].item() < 20.0 < losses[1].item()
     assert torch.equal(plain.loss(encoded(frames, attention=[wrong]), targets, context), bare)
     look = torch.from_numpy(wrong)[None].clamp(0.05, 0.95).requires_grad_()
     taught.loss(encoded(frames)._replace(extra={"phrase_attention": look}), targets, context).sum().backward()

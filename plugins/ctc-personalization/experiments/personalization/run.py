@@ -30,11 +30,14 @@ from scores import Scores, summary  # noqa: E402
 import sltcore  # noqa: E402
 from slt_ctc_personalization.arpa import write_arpa  # noqa: E402
 from slt_ctc_personalization.build_lm import estimate  # noqa: E402
-from slt_ctc_personalization.english import english_lm  # noqa: E402
+from slt_ctc_personalization.english import LM_FILE  # noqa: E402
+from slt_ctc_personalization.lexicon import pocketsphinx_file  # noqa: E402
+from slt_ctc_personalization.sphinx_lm import read_sphinx  # noqa: E402
 
 SIZES = (0, 10, 100, 1_000, 10_000)
 TUNED_WITH = 100
 UNRELATED = 1_000
+FOR_EVERY_SEED = ("100", "unrelated")
 PEER_MOST = {"pyctcdecode": 100, "ctc-beam-decoder": 10_000}
 """pyctcdecode takes seconds for each utterance beyond; its column ends there."""
 
@@ -86,7 +89,9 @@ class Study:
         path = self.out / "lm.arpa"
         if not path.exists():
             if self.language == "en":
-                write_arpa(english_lm(), path)
+                model = read_sphinx(pocketsphinx_file(LM_FILE))
+                model.log10_p[0][0] = model.log10_p[0][3:].min()  # unknown words, as `english_lm` does
+                write_arpa(model, path)
             else:
                 texts = texts_of(examples_of(self.language, "train", (0.0, DEV[0])))
                 write_arpa(estimate(texts, order=3), path)
@@ -171,7 +176,7 @@ def chosen(task_: Task, found: Sequence[tuple[float, Mapping[str, float]]], base
     return min(found, key=lambda entry: entry[1]["u_wer"])[0]
 
 
-def weights(study: Study, frames: Frames, lm: Mapping[str, Any]) -> dict[str, float]:
+def weights(study: Study, frames: Frames, lm: Mapping[str, Any], only: str = "") -> dict[str, float]:
     """Each arm's weight, chosen on dev with `TUNED_WITH` distractors."""
     words = study.words("dev", TUNED_WITH)
     dev = study.task("dev")
@@ -189,7 +194,7 @@ def weights(study: Study, frames: Frames, lm: Mapping[str, Any]) -> dict[str, fl
     return {
         name: study.once(f"weights/{name}", lambda name=name, arm=arm: tune(name, arm))["weight"]
         for name, arm in ARMS.items()
-        if arm.weighted
+        if arm.weighted and (not only or (arm.frames == "base") == (only == "base"))
     }
 
 
@@ -205,16 +210,20 @@ def metric_words(study: Study) -> dict[str, Sequence[str]]:
     return dict(lists(study))
 
 
-def all_arms(study: Study) -> Scores:
-    """Every arm with every list, for every seed where it has some."""
+def all_arms(study: Study, only: str = "") -> Scores:
+    """Every arm with every list; seeds after the first with the lists that the claims are about. `only`: base, adapters."""
     frames = Frames(study)
     lm = lm_settings(study, frames)
-    tuned = weights(study, frames, lm)
+    tuned = weights(study, frames, lm, only)
     scores = Scores(study.task("test"), metric_words(study))
+    if only != "adapters":
+        peer_arms(study, lm, scores)
     for label, words in lists(study):
         for seed in study.seeds:
             for name, arm in ARMS.items():
-                if arm.frames == "base" and seed != study.seeds[0]:
+                if only and (arm.frames == "base") != (only == "base"):
+                    continue
+                if seed != study.seeds[0] and (arm.frames == "base" or label not in FOR_EVERY_SEED):
                     continue
                 reads = arm.weighted or arm.frames == "adapter"
                 if not reads and label != str(study.sizes[0]):
@@ -228,7 +237,6 @@ def all_arms(study: Study) -> Scores:
                 found = study.once(f"texts/{name}/{label}-{seed}", run)
                 scores.add(name, label if reads else "", seed, Decoded(**found))
                 print(name, label, seed, scores.line(name, label if reads else "", seed), flush=True)
-    peer_arms(study, lm, scores)
     return scores
 
 
@@ -279,6 +287,7 @@ def main() -> None:
     parser.add_argument("--language", choices=("en", "cs"), required=True)
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", choices=("base", "adapters"), default="", help="some arms, and no report")
     parser.add_argument("--seeds", default="0,1,2,3,4")
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)))
     chosen_ = parser.parse_args()
@@ -286,7 +295,9 @@ def main() -> None:
         chosen_.language, chosen_.runs, chosen_.out / chosen_.language,
         [int(seed) for seed in chosen_.seeds.split(",")], [int(size) for size in chosen_.sizes.split(",")],
     )  # fmt: skip
-    scores = all_arms(study)
+    scores = all_arms(study, chosen_.only)
+    if chosen_.only:
+        return
     from verdicts import write_report
 
     write_report(study, scores)

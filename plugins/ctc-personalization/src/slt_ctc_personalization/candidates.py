@@ -106,22 +106,28 @@ class Scratch(NamedTuple):
 
 @inline_function
 def admit_tokens(row, options, labels, tokens):
-    """Labels above the threshold, or the likeliest: (how many, the largest value left out, the largest of all)."""
-    size, rest, rest_label, top = 0, -INFINITY, -1, row[options.blank]
+    """Labels above the threshold, or the likeliest: (how many, the largest value left out, the largest of all).
+
+    What is left out is below the threshold, so whatever is not above the largest of it needs no further look: with many
+    labels that is one comparison for nearly all of them.
+    """
+    size, rest, rest_label, top = 0, np.float32(-INFINITY), -1, row[options.blank]
     for label in range(row.shape[0]):
         value = row[label]
+        if not value > rest:
+            continue
         if label == options.blank or labels.kind[label] & EXCLUDED:
             continue
-        if value >= options.token_min and value > -INFINITY:
+        if value >= options.token_min:
             tokens[size] = label
             size += 1
             top = max(top, value)
-        elif value > rest:
+        else:
             rest, rest_label = value, label
     if size == 0 and rest > row[options.blank]:
         tokens[0] = rest_label
         size = 1
-    return size, rest, max(top, rest)
+    return size, float(rest), max(top, rest)
 
 
 @inline_function

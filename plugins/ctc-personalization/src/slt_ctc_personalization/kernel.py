@@ -28,6 +28,7 @@ from slt_ctc_personalization.phrases import go_to
 from slt_ctc_personalization.prefix_tree import (
     ABSORBS,
     BASE,
+    CLOSING,
     DONE,
     EARNED,
     EXTRA,
@@ -187,6 +188,9 @@ def new_prefix(beam, options, labels, spellings, extra, phrases, lm, parent, lab
     numbers[node, BASE] = own
     numbers[node, EARNED] = earned
     numbers[node, FUSED] = done + pending + bonus
+    numbers[node, CLOSING] = earned
+    if options.edges == MARK_EDGES and state > 0 and flags & NONEMPTY:  # kept: asked for in each frame
+        numbers[node, CLOSING] = max(earned, close_phrase(beam, options, phrases, node, edge)[1])
     return node
 
 
@@ -204,15 +208,6 @@ def extend(beam, scratch, options, labels, spellings, extra, phrases, lm, index,
         size = arrive(beam, scratch, child, mass, size)
         return size, mass + beam.numbers[child, FUSED]
     return size, -INFINITY
-
-
-@inline_function
-def earned_at_most(beam, options, phrases, node, edge):
-    """Earned bonus of a node, or what a silent edge behind it makes of that, whichever is more."""
-    earned = beam.numbers[node, EARNED]
-    if options.edges == MARK_EDGES and beam.nodes[node, PHRASE] > 0 and beam.nodes[node, FLAGS] & NONEMPTY:
-        earned = max(earned, close_phrase(beam, options, phrases, node, edge)[1])
-    return earned
 
 
 @inline_function
@@ -278,7 +273,7 @@ def search_labels(log_probs, begin, end, options, labels, spellings, extra, phra
         for index in range(first_new):
             node = beam.node[index]
             tried = tokens
-            earned = earned_at_most(beam, options, phrases, node, edge)
+            earned = beam.numbers[node, CLOSING]
             if nodes[node, PHRASE] > 0:
                 tried = expected_labels(
                     beam, scratch, options, labels, phrases, row, edge, index, earned, tokens, rest, least

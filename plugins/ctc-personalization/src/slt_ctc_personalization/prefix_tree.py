@@ -24,9 +24,10 @@ START, LAST: frames of the first and the last emission. LM: language model state
 phrases' spelling trie (token search), or the pronunciation's last trie node (at a word's node). OWNER: the word's node
 that this label belongs to (lexicon search), or the number of characters in the current word (label search)."""
 
-DONE, BASE, EARNED, FUSED, NODE_FLOATS = range(5)
+DONE, BASE, EARNED, FUSED, CLOSING, NODE_FLOATS = range(6)
 """DONE: language model and word bonuses of complete words. BASE, EARNED: phrase bonus before and after this label.
-FUSED: everything that is added to the acoustic score."""
+FUSED: everything that is added to the acoustic score. CLOSING: EARNED, or what it is when the word ends behind this
+label without a boundary, whichever is more (label search)."""
 
 FREE, USED, ROOT, LEFT, FRAME, SIZE, CONTROL_INTS = range(7)
 """FREE: head of the list of freed rows. USED: rows ever used. ROOT: the root's row. LEFT: rows that can still be
