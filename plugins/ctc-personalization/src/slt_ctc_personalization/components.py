@@ -33,6 +33,7 @@ COMPONENTS: tuple[Component, ...] = (
                 "embedding": 8,
                 "hidden": 8,
                 "width": 16,
+                "context_frames": 2,
             },
             "contexts": LISTS,
         },

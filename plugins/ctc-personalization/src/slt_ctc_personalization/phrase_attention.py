@@ -90,7 +90,7 @@ class PhraseAttention(nn.Module):
         found: Tensor = self.query(joined)
         if self.context is not None and len(found):
             found = found + self.context(found.T[None])[0].T
-        return found.unflatten(-1, (self.heads, -1))
+        return found.unflatten(-1, (self.heads, found.shape[-1] // self.heads))
 
     def forward(self, queries: Tensor, table: Table, into: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """What each frame takes [t d], and where it looked [t k+1] (the mean over heads), of queries [t h e].

@@ -130,7 +130,7 @@ class EncoderPromises(Promises):
             out = run(case, part, inputs.with_array(x, changed))
             settled = part.output_lengths(x.lengths.clamp(max=cut)) - ahead
             for row, stop in enumerate(settled.clamp(min=0).tolist()):
-                if int(x.lengths[row]) <= cut:
+                if int(x.lengths[row]) <= cut or stop == 0:
                     continue
                 found = between_frames(
                     whole.values[row, :stop], out.values[row, :stop], tolerance=part.padding_tolerance
