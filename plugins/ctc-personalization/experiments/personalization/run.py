@@ -100,7 +100,7 @@ class Study:
     def bundle(self, arm: Arm, seed: int | None) -> Path:
         """Whose head an arm reads with."""
         if arm.frames == "adapter":
-            return self.runs / f"adapter-{self.language}-{seed}" / "bundle"
+            return self.runs / f"adapter-{self.language}-{seed}" / "last"
         return self.runs / f"phones-{self.language}" / "bundle"
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
