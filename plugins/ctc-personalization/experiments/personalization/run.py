@@ -2,7 +2,7 @@
 
     python run.py --language en --runs RUNS --out OUT      (after train.sh; --sizes 0,10,100 --seeds 0,1 for less)
 
-RUNS holds the bundles that `train.sh` makes: base-LANG, phones-LANG, adapter-LANG-SEED. Everything is kept in OUT: a second
+RUNS holds the adapters that `train.sh` makes, adapter-LANG-SEED; the bases with their phone heads lie in `bases`. Everything is kept in OUT: a second
 call goes on where the first one stopped. The arms stand in `arms.py`, the words in `lists.py`, peers in `peers.py`.
 """
 
@@ -34,6 +34,7 @@ from slt_ctc_personalization.english import LM_FILE  # noqa: E402
 from slt_ctc_personalization.lexicon import pocketsphinx_file  # noqa: E402
 from slt_ctc_personalization.sphinx_lm import read_sphinx  # noqa: E402
 
+BASES = Path(__file__).parent / "bases"
 SIZES = (0, 10, 100, 1_000, 10_000)
 TUNED_WITH = 100
 UNRELATED = 1_000
@@ -66,7 +67,7 @@ class Study:
     @cached_property
     def phones(self) -> sltcore.Pipeline:
         """The base with its phone head, which also gives the layer that adapters read (the middle one)."""
-        pipeline = sltcore.load(str(self.runs / f"phones-{self.language}" / "bundle"))
+        pipeline = sltcore.load(str(BASES / self.language))
         encoder = pipeline.parts["encoder"]
         encoder.keep_layers([encoder.depths // 2])
         return pipeline
@@ -101,7 +102,7 @@ class Study:
         """Whose head an arm reads with."""
         if arm.frames == "adapter":
             return self.runs / f"adapter-{self.language}-{seed}" / "last"
-        return self.runs / f"phones-{self.language}" / "bundle"
+        return BASES / self.language
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
         """What `make` gives, kept as JSON."""
