@@ -14,43 +14,47 @@ from ctc_beam_subwords import Alphabet
 from slt_ctc_personalization.evidence import Evidence, windowed
 from slt_ctc_personalization.ngram import NgramModel
 
-BOOSTINGS = ("fixed", "utterance", "windowed")
 PHRASES, MANY = 5_000, 20_000
-ACTIVE = 20
-WEIGHT = 10.0
+IN_A_ROW, CROWDED = 20, 100
+"""Phrases in a row of evidence as the search reads it; with windowed boosting that row holds what was heard within the
+window, several times what is heard in a frame."""
+CASES = (("fixed", 0), ("utterance", IN_A_ROW), ("windowed", IN_A_ROW), ("windowed", CROWDED))
 
 
 def measure_costs(
-    alphabet: Alphabet, lm: NgramModel | None, corpus: Corpus, beam: int, *, utterances: int, rounds: int
+    alphabet: Alphabet, lm: NgramModel | None, corpus: Corpus, beam: int, weight: float, *, utterances: int, rounds: int
 ) -> list[dict[str, Any]]:
-    """For each boosting the CPU time of an utterance without phrases and with 5,000, in turn; evidence that is needed
-    names about `ACTIVE` phrases a frame."""
+    """For each boosting the CPU time of an utterance without phrases and with 5,000 of one weight, in turn."""
     words, frames = corpus.phrases[PHRASES], corpus.log_probs.shape[1]
     piece, found = Piece("test", utterances, frames), []
-    heard = [
-        evidence_of(spans, words, frames, frames_per_s=alphabet.frames_per_s, active=ACTIVE, seed=index)
-        for index, spans in enumerate(corpus.spans[:utterances])
-    ]
-    for boosting in BOOSTINGS:
+    for boosting, row_size in CASES:
         ours = Ours(alphabet, lm, beam, {"test": corpus.log_probs}, boosting=boosting)
-        table = ours.table(words, WEIGHT)
-        evidence: list[Evidence | None] = [*heard] if ours.search.settings.needs_evidence else [None] * utterances
+        table = ours.table(words, weight)
+        settings = ours.search.settings
+        before, after = (settings.window_before, settings.window_after) if boosting == "windowed" else (0, 0)
+        evidence: list[Evidence | None] = [None] * utterances
+        active = 0.0
+        if row_size:
+            heard = [
+                evidence_of(spans, words, frames, alphabet, window=before + after, row_size=row_size, seed=index)
+                for index, spans in enumerate(corpus.spans[:utterances])
+            ]
+            active = len(windowed(heard[0], before=before, after=after).phrase) / frames
+            evidence = [*heard]
         ours.decode(Piece("test", 1, frames), table, evidence[:1])
         none, many = [], []
         for _ in range(rounds):
             none.append(ours.decode(piece, None, [None] * utterances).seconds)
             many.append(ours.decode(piece, table, evidence).seconds)
         row = {"alphabet": alphabet.name, "lm": lm is not None, "boosting": boosting, "phrases": PHRASES}
+        row |= {"weight": weight, "row_size": row_size, "in_a_row": active, "crowded": row_size == CROWDED}
         row |= {"none_ms": 1000 * float(np.median(none, axis=0).mean())}
-        row |= {"ms": 1000 * float(np.median(many, axis=0).mean()), "active": 0.0, "active_in_window": 0.0}
-        if ours.search.settings.needs_evidence:
-            settings = ours.search.settings
-            window = windowed(heard[0], before=settings.window_before, after=settings.window_after)
-            row |= {"active": len(heard[0].phrase) / frames, "active_in_window": len(window.phrase) / frames}
+        row |= {"ms": 1000 * float(np.median(many, axis=0).mean())}
         row["times"] = row["ms"] / row["none_ms"]
+        heard_text = f", {active:.0f} of them heard at a time" if row_size else ""
         print(
             f"  {alphabet.name:<10} {'3-gram' if lm else 'no lm '} {boosting:<9} no phrases {row['none_ms']:7.3f} ms, "
-            f"{PHRASES} phrases {row['ms']:7.3f} ms: {row['times']:.2f} times",
+            f"{PHRASES} phrases {row['ms']:7.3f} ms: {row['times']:.2f} times (w {weight:g}{heard_text})",
             flush=True,
         )
         found.append(row)
@@ -61,11 +65,11 @@ def measure_building(alphabet: Alphabet, lm: NgramModel, corpus: Corpus, beam: i
     """CPU seconds from 20,000 texts to label paths and from those to a table, and the table's bytes for 1,000 phrases."""
     ours = Ours(alphabet, lm, beam, {"test": corpus.log_probs})
     words = corpus.phrases[MANY]
-    ours.search.prepare(ours.spelled(words[:100], WEIGHT))
+    ours.search.prepare(ours.spelled(words[:100], 10.0))
     spelling, building = [], []
     for _ in range(3):
         begin = time.process_time()
-        phrases = ours.spelled(words, WEIGHT)
+        phrases = ours.spelled(words, 10.0)
         middle = time.process_time()
         table = ours.search.prepare(phrases)
         spelling.append(middle - begin)

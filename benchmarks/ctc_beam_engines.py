@@ -151,18 +151,20 @@ def evidence_of(
     spans: Sequence[tuple[str, int, int]],
     words: Sequence[str],
     frames: int,
+    alphabet: Alphabet,
     *,
-    frames_per_s: int,
-    active: int,
+    window: int,
+    row_size: int,
     seed: int,
 ) -> Evidence:
     """What an adapter or a spotter might hear of a list in one utterance: listed words that were said, on their frames, and
-    others by chance, half a second each with values from 0.05 to 0.6, so that about `active` phrases fill a frame."""
+    others by chance, half a second each with values from 0.05 to 0.6, so that about `row_size` phrases are heard within any
+    `window` of frames."""
     rng = np.random.default_rng(seed)
     places = {word: place for place, word in enumerate(words)}
     hits = [Hit(places[word], begin, end, 0.0, TRUE_VALUE, 0) for word, begin, end in spans if word in places]
-    length = round(HIT_S * frames_per_s)
-    for _ in range(active * frames // length):
+    length = round(HIT_S * alphabet.frames_per_s)
+    for _ in range(max(round(row_size * frames / (length + window)) - len(hits), 0)):
         begin = int(rng.integers(0, frames - length))
         hits.append(Hit(int(rng.integers(len(words))), begin, begin + length, 0.0, float(rng.uniform(0.05, 0.6)), 0))
     return from_hits(hits, frames)
