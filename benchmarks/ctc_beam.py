@@ -40,7 +40,7 @@ from ctc_beam_data import Corpus, Language, greedy, utter, write_arpa  # noqa: E
 from ctc_beam_engines import ENVIRONMENT, ROOT, SETTINGS, Engine, Ours, Peer, Piece, Said, prepare_environment  # noqa: E402
 from ctc_beam_subwords import Alphabet, characters, subwords  # noqa: E402
 
-from slt_ctc_personalization.ngram import NgramModel, load_lm  # noqa: E402
+from slt_ctc_personalization.language_model.ngram import NgramModel, load_lm  # noqa: E402
 
 REPORT = ROOT / "benchmarks" / "reports" / "ctc-beam.json"
 OURS, FAST, HABIT = "ctc-beam", "ctc-beam-decoder", "pyctcdecode"

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from ctc_beam_data import Corpus, word_errors
 
-from slt_ctc_personalization.listed_words import ListedWords
+from slt_ctc_personalization.metrics.listed_words import ListedWords
 
 OURS, FAST, HABIT = "ctc-beam", "ctc-beam-decoder", "pyctcdecode"
 WER_SLACK, F1_SLACK = 0.1, 0.5

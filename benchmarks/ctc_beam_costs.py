@@ -11,8 +11,8 @@ from ctc_beam_data import Corpus
 from ctc_beam_engines import Ours, Piece, evidence_of
 from ctc_beam_subwords import Alphabet
 
-from slt_ctc_personalization.evidence import Evidence, windowed
-from slt_ctc_personalization.ngram import NgramModel
+from slt_ctc_personalization.evidence.evidence import Evidence, windowed
+from slt_ctc_personalization.language_model.ngram import NgramModel
 
 PHRASES, MANY = 5_000, 20_000
 IN_A_ROW, CROWDED = 20, 100

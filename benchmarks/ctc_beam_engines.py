@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 from ctc_beam_subwords import SEGMENTATIONS, Alphabet
 
-from slt_ctc_personalization.evidence import Evidence, from_hits
-from slt_ctc_personalization.ngram import NgramModel
-from slt_ctc_personalization.search import BeamSearch
-from slt_ctc_personalization.settings import PhraseTable
-from slt_ctc_personalization.spelling import LabelSpeller
-from slt_ctc_personalization.spotter import Hit
+from slt_ctc_personalization.beam_search.search import BeamSearch
+from slt_ctc_personalization.beam_search.settings import PhraseTable
+from slt_ctc_personalization.evidence.evidence import Evidence, from_hits
+from slt_ctc_personalization.language_model.ngram import NgramModel
+from slt_ctc_personalization.phrases.spelling import LabelSpeller
+from slt_ctc_personalization.spotter.spotter import Hit
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = ROOT / ".venv-bench"

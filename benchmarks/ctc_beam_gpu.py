@@ -25,9 +25,9 @@ import numpy as np
 import torch
 from ctc_beam_data import BLANK, FRAMES_PER_S, LABELS, SPACE, Corpus, make
 
-from slt_ctc_personalization.ngram import load_lm
-from slt_ctc_personalization.search import BeamSearch, Phrase
-from slt_ctc_personalization.torch_engine import TorchEngine
+from slt_ctc_personalization.beam_search.search import BeamSearch, Phrase
+from slt_ctc_personalization.language_model.ngram import load_lm
+from slt_ctc_personalization.torch_search.torch_engine import TorchEngine
 
 PHRASE_BONUS = 10.0
 

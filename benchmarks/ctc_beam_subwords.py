@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from slt_ctc_personalization.segmentation import Segmenter
+from slt_ctc_personalization.phrases.segmentation import Segmenter
 from sltcore.vocabulary import WORD_MARK, Vocabulary
 
 LETTERS = [*"abcdefghijklmnopqrstuvwxyz'-", "é", "ü"]

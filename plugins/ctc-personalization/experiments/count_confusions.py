@@ -22,8 +22,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from slt_ctc_personalization.confusions import BLANK, BOUNDARY
-from slt_ctc_personalization.lexicon import PHONES, cmu_dictionary
+from slt_ctc_personalization.lexicon.confusions import BLANK, BOUNDARY
+from slt_ctc_personalization.lexicon.lexicon import PHONES, cmu_dictionary
 
 Floats = npt.NDArray[np.float64]
 OUT = Path(__file__).parents[1] / "src" / "slt_ctc_personalization" / "data" / "confusions-hama-english.json"

@@ -16,8 +16,8 @@ from pathlib import Path
 import jiwer
 
 import sltcore
-from slt_ctc_personalization.english import english_lexicon, english_lm, frequent_words
-from slt_ctc_personalization.lexicon import cmu_dictionary
+from slt_ctc_personalization.language_model.english import english_lexicon, english_lm, frequent_words
+from slt_ctc_personalization.lexicon.lexicon import cmu_dictionary
 from sltcore.data import rows
 from sltcore.data.normalization import normalized
 

@@ -21,10 +21,10 @@ from unittest.mock import patch
 import jiwer
 from count_confusions import SEARCH_RATES, as_json, count, recordings
 
-from slt_ctc_personalization import confusions
-from slt_ctc_personalization.english import english_lexicon, english_lm
-from slt_ctc_personalization.lexicon_trie import LexiconTrie, map_labels
-from slt_ctc_personalization.search import BeamSearch
+from slt_ctc_personalization.beam_search.search import BeamSearch
+from slt_ctc_personalization.language_model.english import english_lexicon, english_lm
+from slt_ctc_personalization.lexicon import confusions
+from slt_ctc_personalization.lexicon.lexicon_trie import LexiconTrie, map_labels
 from sltcore.data.normalization import normalized
 
 START: dict[str, float] = {

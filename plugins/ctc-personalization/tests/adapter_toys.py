@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slt_ctc_personalization import build_adapter
-from slt_ctc_personalization.catalogue import Catalogue, LabelScript
-from slt_ctc_personalization.config_adapter import ContextualAdapterConfig
-from slt_ctc_personalization.contextual_adapter import ContextualAdapter
-from slt_ctc_personalization.phrase_attention import PhraseAttention
+from slt_ctc_personalization.adapter import build_adapter
+from slt_ctc_personalization.adapter.catalogue import Catalogue, LabelScript
+from slt_ctc_personalization.adapter.config_adapter import ContextualAdapterConfig
+from slt_ctc_personalization.adapter.contextual_adapter import ContextualAdapter
+from slt_ctc_personalization.adapter.phrase_attention import PhraseAttention
 from sltcore.interfaces import Encoder
 from sltcore.pipeline import build_component
 from sltcore.plugin import Ports

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from beam_references import random_log_probs
 
-from slt_ctc_personalization.build_lm import build_lm
-from slt_ctc_personalization.lexicon_trie import LexiconTrie
-from slt_ctc_personalization.search import BeamSearch
+from slt_ctc_personalization.beam_search.search import BeamSearch
+from slt_ctc_personalization.language_model.build_lm import build_lm
+from slt_ctc_personalization.lexicon.lexicon_trie import LexiconTrie
 
 LETTERS = ["-", " ", *"abcdefgh"]
 TEXTS = ["abba fed", "bad face", "a bead", "bad abba fed", "cafe bad face", "dead bead", "a cafe"]

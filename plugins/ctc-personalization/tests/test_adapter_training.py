@@ -9,9 +9,9 @@ import pytest
 import torch
 from adapter_toys import D, adapter, head, over, said, shaken, sound, vocabulary, word
 
-from slt_ctc_personalization.attention_supervision import PHRASE_ATTENTION, AttentionSupervision
-from slt_ctc_personalization.contextual_adapter import ContextualAdapter
-from slt_ctc_personalization.list_sampling import ListSampler
+from slt_ctc_personalization.adapter.attention_supervision import PHRASE_ATTENTION, AttentionSupervision
+from slt_ctc_personalization.adapter.contextual_adapter import ContextualAdapter
+from slt_ctc_personalization.adapter.list_sampling import ListSampler
 from sltcore import ctc
 
 

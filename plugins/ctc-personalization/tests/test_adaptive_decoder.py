@@ -10,8 +10,8 @@ import pytest
 import torch
 from beam_references import random_log_probs
 
-from slt_ctc_personalization.ctc_beam import CtcBeam
-from slt_ctc_personalization.lexicon import PHONES
+from slt_ctc_personalization.beam_search.ctc_beam import CtcBeam
+from slt_ctc_personalization.lexicon.lexicon import PHONES
 from sltcore.errors import ContextError, DataError, PluginError, PortError, SpecError, StreamError
 from sltcore.pipeline import build_component
 from sltcore.types import Encoded, Port, Targets
@@ -129,7 +129,7 @@ def test_plain_boosting_reads_no_evidence(boosting: str) -> None:
 
 def phone_head_batch(*said: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Letters that leave open what was said, and phones that say it."""
-    from slt_ctc_personalization.lexicon import cmu_dictionary
+    from slt_ctc_personalization.lexicon.lexicon import cmu_dictionary
 
     words = cmu_dictionary()
     letters, phones = [], []
@@ -351,7 +351,7 @@ def test_the_torch_engine_gives_the_same_texts() -> None:
 
 @pytest.mark.slow
 def test_the_english_language_model_gives_unknown_names_the_chance_of_its_rarest_word() -> None:
-    from slt_ctc_personalization.english import english_lm
+    from slt_ctc_personalization.language_model.english import english_lm
 
     scores = english_lm().unigram_log_probs()
     assert scores[0] == scores[3:].min()

@@ -8,7 +8,7 @@ from itertools import groupby, product
 import pytest
 import torch
 
-from slt_ctc_personalization.attention_supervision import (
+from slt_ctc_personalization.adapter.attention_supervision import (
     NO_TARGET,
     AttentionSupervision,
     attention_loss,

@@ -93,11 +93,15 @@ def test_only_a_long_first_call_is_announced_in_one_line(seconds, caplog, monkey
 
 def test_folder_changes_with_the_sources(tmp_path, monkeypatch):
     before = compiled._digest_of_sources()
-    for path in Path(compiled.__file__).parent.glob("*.py"):
-        (tmp_path / path.name).write_bytes(path.read_bytes())
+    folder = Path(compiled.__file__).parent
+    for path in folder.rglob("*.py"):
+        copy = tmp_path / path.relative_to(folder)
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_bytes(path.read_bytes())
     monkeypatch.setattr(compiled, "__file__", str(tmp_path / "compiled.py"))
     assert compiled._digest_of_sources() == before
-    (tmp_path / "phrases.py").write_text((tmp_path / "phrases.py").read_text() + "\n# changed\n")
+    changed = tmp_path / "phrases" / "phrases.py"
+    changed.write_text(changed.read_text() + "\n# changed\n")
     assert compiled._digest_of_sources() != before
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from beam_references import bonus_of, mass_of_texts, occurrences_of, random_log_probs, without_idle_boundaries
 
-from slt_ctc_personalization.build_lm import build_lm
-from slt_ctc_personalization.lexicon_trie import LexiconTrie
-from slt_ctc_personalization.search import BeamSearch, Phrase
+from slt_ctc_personalization.beam_search.search import BeamSearch, Phrase
+from slt_ctc_personalization.language_model.build_lm import build_lm
+from slt_ctc_personalization.lexicon.lexicon_trie import LexiconTrie
 
 WIDE = {"beam": 3000, "token_min_log_prob": -np.inf, "beam_prune_log_prob": -np.inf, "n_best": 3000, "threads": 1}
 LETTERS = ["-", " ", "a", "b"]

@@ -8,9 +8,9 @@ import torch
 from beam_cases import LETTERS, TEXTS, batch, make, path_of, peaky
 from beam_references import collapse, random_log_probs
 
-from slt_ctc_personalization.build_lm import build_lm
-from slt_ctc_personalization.lexicon_trie import LexiconTrie, map_labels
-from slt_ctc_personalization.search import BeamSearch, Phrase
+from slt_ctc_personalization.beam_search.search import BeamSearch, Phrase
+from slt_ctc_personalization.language_model.build_lm import build_lm
+from slt_ctc_personalization.lexicon.lexicon_trie import LexiconTrie, map_labels
 from sltcore.errors import DataError, PluginError, ShapeError, VocabularyError
 from sltcore.types import NBest
 

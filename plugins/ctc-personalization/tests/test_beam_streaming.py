@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from beam_cases import LETTERS, TEXTS, batch, make, path_of, peaky
 
-from slt_ctc_personalization.search import Phrase
+from slt_ctc_personalization.beam_search.search import Phrase
 from sltcore.errors import DataError, ShapeError, StreamError
 
 

@@ -10,9 +10,9 @@ from beam_cases import LETTERS as SPELLED
 from beam_cases import batch, make, path_of
 from beam_references import bonus_of, mass_of_texts, occurrences_of, random_log_probs, without_idle_boundaries
 
-from slt_ctc_personalization.build_lm import build_lm
-from slt_ctc_personalization.evidence import Evidence
-from slt_ctc_personalization.search import BeamSearch, Phrase
+from slt_ctc_personalization.beam_search.search import BeamSearch, Phrase
+from slt_ctc_personalization.evidence.evidence import Evidence
+from slt_ctc_personalization.language_model.build_lm import build_lm
 from sltcore.errors import DataError, PluginError, ShapeError, StreamError, VocabularyError
 
 WIDE = {"beam": 3000, "token_min_log_prob": -np.inf, "beam_prune_log_prob": -np.inf, "n_best": 3000, "threads": 1}

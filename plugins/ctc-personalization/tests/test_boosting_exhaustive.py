@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from beam_references import bonus_of, occurrences_of, random_log_probs, without_idle_boundaries
 
-from slt_ctc_personalization.build_lm import build_lm
-from slt_ctc_personalization.evidence import from_attention
-from slt_ctc_personalization.search import BeamSearch, Phrase
+from slt_ctc_personalization.beam_search.search import BeamSearch, Phrase
+from slt_ctc_personalization.evidence.evidence import from_attention
+from slt_ctc_personalization.language_model.build_lm import build_lm
 
 TOLERANCE = 1e-4
 WIDE = {"beam": 1500, "token_min_log_prob": -np.inf, "beam_prune_log_prob": -np.inf, "n_best": 1500, "threads": 1}

@@ -9,9 +9,9 @@ import pytest
 import torch
 from adapter_toys import adapter, said, shaken, vocabulary
 
-from slt_ctc_personalization.catalogue import ByteScript, Catalogue, LabelScript, PhoneScript
-from slt_ctc_personalization.phrase_attention import PhraseAttention
-from slt_ctc_personalization.prepared_phrases import PreparedPhrases
+from slt_ctc_personalization.adapter.catalogue import ByteScript, Catalogue, LabelScript, PhoneScript
+from slt_ctc_personalization.adapter.phrase_attention import PhraseAttention
+from slt_ctc_personalization.phrases.prepared_phrases import PreparedPhrases
 from sltcore.errors import ContextError, VocabularyError
 
 

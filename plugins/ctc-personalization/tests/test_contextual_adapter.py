@@ -11,12 +11,12 @@ import torch
 from adapter_toys import BASES, D, Ears, adapter, over, said, shaken, sound, word
 from torch import nn
 
-from slt_ctc_personalization import build_adapter
-from slt_ctc_personalization.attention_supervision import PHRASE_ATTENTION
-from slt_ctc_personalization.catalogue import ByteScript, Catalogue, LabelScript, PhoneScript
-from slt_ctc_personalization.config_adapter import ContextualAdapterConfig
-from slt_ctc_personalization.contextual_adapter import ContextualAdapter
-from slt_ctc_personalization.phrase_attention import PhraseAttention
+from slt_ctc_personalization.adapter import build_adapter
+from slt_ctc_personalization.adapter.attention_supervision import PHRASE_ATTENTION
+from slt_ctc_personalization.adapter.catalogue import ByteScript, Catalogue, LabelScript, PhoneScript
+from slt_ctc_personalization.adapter.config_adapter import ContextualAdapterConfig
+from slt_ctc_personalization.adapter.contextual_adapter import ContextualAdapter
+from slt_ctc_personalization.adapter.phrase_attention import PhraseAttention
 from sltcore.errors import PortError, SpecError, StreamError, VocabularyError
 from sltcore.interfaces import Encoder
 from sltcore.pipeline import build_component
@@ -154,8 +154,8 @@ def test_long_lists_are_worked_on_in_pieces(monkeypatch: pytest.MonkeyPatch) -> 
     made, x = shaken(adapter()).eval(), said([word(Random(i)) for i in range(3)])
     phrases = [word(Random(i)) for i in range(100)]
     whole = made(x, {"phrases": phrases})
-    monkeypatch.setattr("slt_ctc_personalization.phrase_attention.NUMBERS_AT_ONCE", 300)
-    monkeypatch.setattr("slt_ctc_personalization.catalogue.PHRASES_AT_ONCE", 7)
+    monkeypatch.setattr("slt_ctc_personalization.adapter.phrase_attention.NUMBERS_AT_ONCE", 300)
+    monkeypatch.setattr("slt_ctc_personalization.adapter.catalogue.PHRASES_AT_ONCE", 7)
     made.train().eval()  # forgets the list
     pieces = made(x, {"phrases": phrases})
     assert torch.allclose(whole.values, pieces.values, atol=1e-5)

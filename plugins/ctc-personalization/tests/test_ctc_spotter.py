@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from slt_ctc_personalization.build_spotter import ctc_spotter
-from slt_ctc_personalization.config_spotter import CtcSpotterConfig
-from slt_ctc_personalization.ctc_spotter import CtcSpotter, Replacement, Unit
-from slt_ctc_personalization.spelling import PhoneSpeller
-from slt_ctc_personalization.spotter import Hit, Spotter
+from slt_ctc_personalization.phrases.spelling import PhoneSpeller
+from slt_ctc_personalization.spotter.build_spotter import ctc_spotter
+from slt_ctc_personalization.spotter.config_spotter import CtcSpotterConfig
+from slt_ctc_personalization.spotter.ctc_spotter import CtcSpotter, Replacement, Unit
+from slt_ctc_personalization.spotter.spotter import Hit, Spotter
 from slt_speech.ctc_greedy import CtcGreedy
 from sltcore import ctc
 from sltcore.errors import ContextError, PluginError, StreamError

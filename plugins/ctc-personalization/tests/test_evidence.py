@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from slt_ctc_personalization import evidence as ev
+from slt_ctc_personalization.evidence import evidence as ev
 from sltcore.errors import DataError, ShapeError
 
 

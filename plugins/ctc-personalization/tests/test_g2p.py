@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from slt_ctc_personalization import g2p
-from slt_ctc_personalization.articulation import IPA, SOUNDS, PhoneMap, difference, signs_of
-from slt_ctc_personalization.espeak import load_espeak
-from slt_ctc_personalization.g2p import Phonemes
-from slt_ctc_personalization.lexicon import PHONES, cmu_dictionary, read_dictionary
-from slt_ctc_personalization.spelling import Entry
+from slt_ctc_personalization.lexicon.lexicon import PHONES, cmu_dictionary, read_dictionary
+from slt_ctc_personalization.phones import g2p
+from slt_ctc_personalization.phones.articulation import IPA, SOUNDS, PhoneMap, difference, signs_of
+from slt_ctc_personalization.phones.espeak import load_espeak
+from slt_ctc_personalization.phones.g2p import Phonemes
+from slt_ctc_personalization.phrases.spelling import Entry
 from sltcore.errors import DataError, VocabularyError
 from sltcore.vocabulary import Vocabulary
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from beam_references import bonus_of, random_log_probs, without_idle_boundaries
 
-from slt_ctc_personalization.ctc_greedy_boost import CtcGreedyBoost
+from slt_ctc_personalization.beam_search.ctc_greedy_boost import CtcGreedyBoost
 from sltcore.errors import ContextError, ShapeError, SpecError, StreamError
 from sltcore.pipeline import build_component
 from sltcore.types import Encoded, Port
@@ -129,7 +129,7 @@ def path_of(hypothesis, frames):
 @pytest.mark.parametrize("vocabulary", list(LISTS), ids=["plain", "spaced", "marked"])
 @pytest.mark.parametrize("scaling", [None, 2.0], ids=["fixed", "depth-scaled"])
 def test_the_path_is_that_of_a_literal_walk(vocabulary, scaling):
-    from slt_ctc_personalization.search import Phrase
+    from slt_ctc_personalization.beam_search.search import Phrase
 
     config = {} if scaling is None else {"boosting": "depth-scaled", "depth_scaling": scaling}
     part = decoder(vocabulary, **config)

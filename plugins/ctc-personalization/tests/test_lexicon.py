@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from slt_ctc_personalization import lexicon
-from slt_ctc_personalization.confusions import BLANK, BOUNDARY, load_confusions
-from slt_ctc_personalization.lexicon import (
+from slt_ctc_personalization.lexicon import lexicon
+from slt_ctc_personalization.lexicon.confusions import BLANK, BOUNDARY, load_confusions
+from slt_ctc_personalization.lexicon.lexicon import (
     LETTER_NAMES,
     NEAREST,
     PHONES,
@@ -24,7 +24,7 @@ from slt_ctc_personalization.lexicon import (
     spell,
     spelling_lexicon,
 )
-from slt_ctc_personalization.lexicon_trie import LexiconTrie, map_labels
+from slt_ctc_personalization.lexicon.lexicon_trie import LexiconTrie, map_labels
 from sltcore.errors import DataError, VocabularyError
 
 
@@ -122,7 +122,7 @@ def test_signs_of_other_languages_become_the_nearest_phone_or_nothing() -> None:
 
 @pytest.mark.slow
 def test_the_english_lexicon_lists_the_models_likeliest_words() -> None:
-    from slt_ctc_personalization.english import DEFAULT_WORDS, english_lexicon, english_lm
+    from slt_ctc_personalization.language_model.english import DEFAULT_WORDS, english_lexicon, english_lm
 
     english_lm()
     start = time.process_time()

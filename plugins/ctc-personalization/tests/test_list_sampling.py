@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from slt_ctc_personalization.list_sampling import ListSampler, words_of
+from slt_ctc_personalization.adapter.list_sampling import ListSampler, words_of
 
 NAMES = [f"name{i:03d}" for i in range(300)]
 TEXTS = [f"please call {NAMES[i]} at {NAMES[(7 * i + 1) % 300]}, or {NAMES[i]} again" for i in range(300)]

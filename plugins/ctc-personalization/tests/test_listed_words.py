@@ -10,7 +10,7 @@ import jiwer
 import numpy as np
 import pytest
 
-from slt_ctc_personalization.listed_words import ListedWords
+from slt_ctc_personalization.metrics.listed_words import ListedWords
 from sltcore.errors import DataError, ShapeError, SltError
 from sltcore.pipeline import build_component
 from sltcore.types import Hypothesis, NBest

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from slt_ctc_personalization import lm_cache, sphinx_lm
-from slt_ctc_personalization.arpa import ArpaModel, parse_arpa, parse_number, read_arpa, write_arpa
-from slt_ctc_personalization.build_lm import build_lm, estimate
-from slt_ctc_personalization.kenlm_file import murmur_hash
-from slt_ctc_personalization.ngram import load_lm, ngram_end, ngram_start, ngram_step
-from slt_ctc_personalization.ngram_tables import build_model
+from slt_ctc_personalization.language_model import lm_cache, sphinx_lm
+from slt_ctc_personalization.language_model.arpa import ArpaModel, parse_arpa, parse_number, read_arpa, write_arpa
+from slt_ctc_personalization.language_model.build_lm import build_lm, estimate
+from slt_ctc_personalization.language_model.kenlm_file import murmur_hash
+from slt_ctc_personalization.language_model.ngram import load_lm, ngram_end, ngram_start, ngram_step
+from slt_ctc_personalization.language_model.ngram_tables import build_model
 from sltcore.errors import DataError
 
 DATA = Path(__file__).parent / "data"
@@ -306,7 +306,7 @@ def test_a_changed_file_is_not_served_from_the_cache(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_sphinx_model_of_pocketsphinx_sums_to_one_and_is_loaded_from_the_cache_in_no_time() -> None:
-    from slt_ctc_personalization.lexicon import pocketsphinx_file
+    from slt_ctc_personalization.lexicon.lexicon import pocketsphinx_file
 
     path = pocketsphinx_file("en-us.lm.bin")
     arpa = sphinx_lm.read_sphinx(path)

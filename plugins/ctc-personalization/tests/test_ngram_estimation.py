@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from slt_ctc_personalization.build_lm import FALLBACK, build_lm, estimate
-from slt_ctc_personalization.ngram import load_lm
-from slt_ctc_personalization.ngram_tables import build_model
+from slt_ctc_personalization.language_model.build_lm import FALLBACK, build_lm, estimate
+from slt_ctc_personalization.language_model.ngram import load_lm
+from slt_ctc_personalization.language_model.ngram_tables import build_model
 from sltcore.errors import DataError
 
 WORDS = list("abcdefgh")

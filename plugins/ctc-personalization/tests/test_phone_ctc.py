@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from slt_ctc_personalization.build_phones import phone_ctc, phone_set, phonemes
-from slt_ctc_personalization.config_phones import PhoneCtcConfig, PronunciationConfig
-from slt_ctc_personalization.g2p import Phonemes
-from slt_ctc_personalization.phone_ctc import PhoneCtc
-from slt_ctc_personalization.phone_head import PhoneHead, PhoneReader
+from slt_ctc_personalization.phones.build_phones import phone_ctc, phone_set, phonemes
+from slt_ctc_personalization.phones.config_phones import PhoneCtcConfig, PronunciationConfig
+from slt_ctc_personalization.phones.g2p import Phonemes
+from slt_ctc_personalization.phones.phone_ctc import PhoneCtc
+from slt_ctc_personalization.phones.phone_head import PhoneHead, PhoneReader
 from sltcore.errors import ContextError, DataError, PortError
 from sltcore.interfaces import Encoder
 from sltcore.plugin import Ports

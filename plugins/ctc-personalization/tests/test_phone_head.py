@@ -12,11 +12,17 @@ import pytest
 import torch
 from torch import nn
 
-from slt_ctc_personalization.build_phones import phone_head, phone_set
-from slt_ctc_personalization.config_phones import PhoneHeadConfig
-from slt_ctc_personalization.confusions import load_confusions
-from slt_ctc_personalization.lexicon_trie import map_labels
-from slt_ctc_personalization.phone_head import PHONES_FILE, PhoneHead, PhoneReader, phone_vocabulary_of, read_phones
+from slt_ctc_personalization.lexicon.confusions import load_confusions
+from slt_ctc_personalization.lexicon.lexicon_trie import map_labels
+from slt_ctc_personalization.phones.build_phones import phone_head, phone_set
+from slt_ctc_personalization.phones.config_phones import PhoneHeadConfig
+from slt_ctc_personalization.phones.phone_head import (
+    PHONES_FILE,
+    PhoneHead,
+    PhoneReader,
+    phone_vocabulary_of,
+    read_phones,
+)
 from sltcore.errors import PortError, StreamError, VocabularyError
 from sltcore.interfaces import Encoder
 from sltcore.pipeline import build_component
@@ -208,11 +214,11 @@ def test_the_phones_of_a_wrapped_phone_head_are_found() -> None:
 @pytest.mark.skipif("SLT_DATA" not in os.environ, reason="SLT_DATA names no folder of corpora")
 def test_rare_words_of_real_prompts_are_heard_without_training(hama: Any) -> None:
     """Held-out prompts: each rare word is spotted where it is said, and seldom elsewhere."""
-    from slt_ctc_personalization.english import english_lm, frequent_words
-    from slt_ctc_personalization.g2p import Phonemes
-    from slt_ctc_personalization.lexicon import cmu_dictionary
-    from slt_ctc_personalization.spelling import entries
-    from slt_ctc_personalization.spotter import Spotter
+    from slt_ctc_personalization.language_model.english import english_lm, frequent_words
+    from slt_ctc_personalization.lexicon.lexicon import cmu_dictionary
+    from slt_ctc_personalization.phones.g2p import Phonemes
+    from slt_ctc_personalization.phrases.spelling import entries
+    from slt_ctc_personalization.spotter.spotter import Spotter
     from sltcore.audio import read_audio
     from sltcore.data import rows
     from sltcore.errors import SltError

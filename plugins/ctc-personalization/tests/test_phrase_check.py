@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slt_ctc_personalization.build_spellers import make_speller
-from slt_ctc_personalization.everyday import EverydayIndex, EverydayWords, of_file, of_language
-from slt_ctc_personalization.lexicon import PHONES
-from slt_ctc_personalization.lexicon_trie import LexiconTrie
-from slt_ctc_personalization.phrase_check import check
-from slt_ctc_personalization.prepared_phrases import PHRASES, PhraseLists
-from slt_ctc_personalization.search import BeamSearch
-from slt_ctc_personalization.spelling import LabelSpeller, LexiconSpeller
+from slt_ctc_personalization.beam_search.search import BeamSearch
+from slt_ctc_personalization.lexicon.lexicon import PHONES
+from slt_ctc_personalization.lexicon.lexicon_trie import LexiconTrie
+from slt_ctc_personalization.phrases.build_spellers import make_speller
+from slt_ctc_personalization.phrases.everyday import EverydayIndex, EverydayWords, of_file, of_language
+from slt_ctc_personalization.phrases.phrase_check import check
+from slt_ctc_personalization.phrases.prepared_phrases import PHRASES, PhraseLists
+from slt_ctc_personalization.phrases.spelling import LabelSpeller, LexiconSpeller
 from sltcore.errors import ContextError, DataError
 from sltcore.vocabulary import Vocabulary, subwords
 

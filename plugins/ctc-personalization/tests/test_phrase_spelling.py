@@ -7,8 +7,8 @@ import unicodedata
 import numpy as np
 import pytest
 
-from slt_ctc_personalization.segmentation import Segmenter
-from slt_ctc_personalization.spelling import Entry, LabelSpeller, LexiconSpeller, PhoneSpeller, entries
+from slt_ctc_personalization.phrases.segmentation import Segmenter
+from slt_ctc_personalization.phrases.spelling import Entry, LabelSpeller, LexiconSpeller, PhoneSpeller, entries
 from sltcore.errors import ContextError, VocabularyError
 from sltcore.vocabulary import Vocabulary, subwords
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from slt_ctc_personalization.lexicon_trie import EMPTY_TRIE, build_trie, child_of
-from slt_ctc_personalization.phrases import build_automaton, go_to, with_word_credit, word_credit, word_paths
+from slt_ctc_personalization.lexicon.lexicon_trie import EMPTY_TRIE, build_trie, child_of
+from slt_ctc_personalization.phrases.phrases import build_automaton, go_to, with_word_credit, word_credit, word_paths
 
 
 def random_patterns(rng, count, symbols, longest):

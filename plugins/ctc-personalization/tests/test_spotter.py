@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from spotter_reference import reference_hits
 
-from slt_ctc_personalization.spotter import Hit, Spotter
+from slt_ctc_personalization.spotter.spotter import Hit, Spotter
 from sltcore.errors import PluginError, ShapeError, StreamError, VocabularyError
 
 LETTERS = ["-", " ", "a", "b", "c"]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from slt_ctc_personalization.lexicon import PHONES, cmu_dictionary
-from slt_ctc_personalization.spelling import TargetSpeller
+from slt_ctc_personalization.lexicon.lexicon import PHONES, cmu_dictionary
+from slt_ctc_personalization.phrases.spelling import TargetSpeller
 from sltcore import ctc
 from sltcore.errors import VocabularyError
 from sltcore.interfaces import Decoder

@@ -10,10 +10,10 @@ import torch
 from beam_cases import LETTERS, TEXTS, batch, make, path_of
 from beam_references import random_log_probs
 
-from slt_ctc_personalization.build_lm import build_lm
-from slt_ctc_personalization.evidence import Evidence
-from slt_ctc_personalization.search import BeamSearch, Phrase
-from slt_ctc_personalization.torch_engine import TorchEngine
+from slt_ctc_personalization.beam_search.search import BeamSearch, Phrase
+from slt_ctc_personalization.evidence.evidence import Evidence
+from slt_ctc_personalization.language_model.build_lm import build_lm
+from slt_ctc_personalization.torch_search.torch_engine import TorchEngine
 from sltcore.errors import DataError, PluginError, ShapeError, VocabularyError
 
 PIECES = ["-", "▁", "▁a", "▁b", "▁ab", "a", "b", "ba", "c", "▁c", "ca", "▁bab"]

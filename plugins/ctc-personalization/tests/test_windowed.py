@@ -7,12 +7,12 @@ import pytest
 from beam_cases import LETTERS, batch, make, path_of, peaky
 from beam_references import mass_of_texts, random_log_probs
 
-from slt_ctc_personalization import evidence as ev
-from slt_ctc_personalization.claims import build_claims
-from slt_ctc_personalization.evidence import Evidence
-from slt_ctc_personalization.lexicon_trie import child_of
-from slt_ctc_personalization.search import BeamSearch, Phrase
-from slt_ctc_personalization.windowed_engine import WindowedEngine
+from slt_ctc_personalization.beam_search.claims import build_claims
+from slt_ctc_personalization.beam_search.search import BeamSearch, Phrase
+from slt_ctc_personalization.beam_search.windowed_engine import WindowedEngine
+from slt_ctc_personalization.evidence import evidence as ev
+from slt_ctc_personalization.evidence.evidence import Evidence
+from slt_ctc_personalization.lexicon.lexicon_trie import child_of
 from sltcore.errors import DataError, PluginError, ShapeError, VocabularyError
 
 WINDOW = {"boosting": "windowed", "window_before": 12, "window_after": 5}

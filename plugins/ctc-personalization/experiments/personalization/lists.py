@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import NamedTuple
 
-from slt_ctc_personalization.lexicon import cmu_dictionary
+from slt_ctc_personalization.lexicon.lexicon import cmu_dictionary
 from sltcore.data.cache import cache_folder
 from sltcore.data.corpora import DebianPackage
 from sltcore.data.debian import fetch

@@ -28,11 +28,11 @@ from lists import DEV, Task, distractors, examples_of, task, texts_of  # noqa: E
 from scores import Scores, summary  # noqa: E402
 
 import sltcore  # noqa: E402
-from slt_ctc_personalization.arpa import write_arpa  # noqa: E402
-from slt_ctc_personalization.build_lm import estimate  # noqa: E402
-from slt_ctc_personalization.english import LM_FILE  # noqa: E402
-from slt_ctc_personalization.lexicon import pocketsphinx_file  # noqa: E402
-from slt_ctc_personalization.sphinx_lm import read_sphinx  # noqa: E402
+from slt_ctc_personalization.language_model.arpa import write_arpa  # noqa: E402
+from slt_ctc_personalization.language_model.build_lm import estimate  # noqa: E402
+from slt_ctc_personalization.language_model.english import LM_FILE  # noqa: E402
+from slt_ctc_personalization.language_model.sphinx_lm import read_sphinx  # noqa: E402
+from slt_ctc_personalization.lexicon.lexicon import pocketsphinx_file  # noqa: E402
 
 BASES = Path(__file__).parent / "bases"
 SIZES = (0, 10, 100, 1_000, 10_000)
@@ -217,8 +217,6 @@ def all_arms(study: Study, only: str = "") -> Scores:
     lm = lm_settings(study, frames)
     tuned = weights(study, frames, lm, only)
     scores = Scores(study.task("test"), metric_words(study))
-    if only != "adapters":
-        peer_arms(study, lm, scores)
     for label, words in lists(study):
         for seed in study.seeds:
             for name, arm in ARMS.items():
@@ -238,6 +236,8 @@ def all_arms(study: Study, only: str = "") -> Scores:
                 found = study.once(f"texts/{name}/{label}-{seed}", run)
                 scores.add(name, label if reads else "", seed, Decoded(**found))
                 print(name, label, seed, scores.line(name, label if reads else "", seed), flush=True)
+    if only != "adapters":
+        peer_arms(study, lm, scores)
     return scores
 
 

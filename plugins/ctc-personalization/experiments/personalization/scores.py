@@ -10,7 +10,7 @@ import numpy as np
 from arms import Decoded
 from lists import Task
 
-from slt_ctc_personalization.listed_words import ListedWords
+from slt_ctc_personalization.metrics.listed_words import ListedWords
 
 
 def metric_of(words: Sequence[str]) -> ListedWords:

@@ -15,8 +15,8 @@ from sltcore.cli.specs import Settings, SpecPath
 from sltcore.errors import DataError, SltError
 
 if TYPE_CHECKING:
-    from slt_ctc_personalization.everyday import EverydayWords
-    from slt_ctc_personalization.phrase_check import CheckedPhrase, ListCheck
+    from slt_ctc_personalization.phrases.everyday import EverydayWords
+    from slt_ctc_personalization.phrases.phrase_check import CheckedPhrase, ListCheck
 
 EXIT_NO_EFFECT = 1
 MANY = 1000  # in smaller lists, what all lists need counts for more than their phrases
@@ -51,8 +51,8 @@ def build(
     ] = None,
 ) -> None:
     """Estimate an n-gram model with modified Kneser-Ney smoothing."""
-    from slt_ctc_personalization.arpa import write_arpa
-    from slt_ctc_personalization.build_lm import estimate
+    from slt_ctc_personalization.language_model.arpa import write_arpa
+    from slt_ctc_personalization.language_model.build_lm import estimate
 
     model = estimate(_lines(texts), order=order, vocabulary=vocabulary, prune=tuple(prune or ()))
     write_arpa(model, out)
@@ -98,8 +98,8 @@ def check_list(
 
     Exit codes: 0 every phrase has an effect (warnings or not), 1 some have none, 2 nothing reads the list.
     """
-    from slt_ctc_personalization.phrase_check import check
-    from slt_ctc_personalization.phrase_findings import NO_EFFECT
+    from slt_ctc_personalization.phrases.phrase_check import check
+    from slt_ctc_personalization.phrases.phrase_findings import NO_EFFECT
     from sltcore.bundle import load
     from sltcore.data import read_phrases
 
@@ -115,7 +115,7 @@ def check_list(
 
 
 def _everyday(language: str | None, words: Path | None) -> EverydayWords | None:
-    from slt_ctc_personalization.everyday import of_file, of_language
+    from slt_ctc_personalization.phrases.everyday import of_file, of_language
 
     if language is not None and words is not None:
         raise SltError("--language and --words both name the everyday words; give one of them")
@@ -141,8 +141,8 @@ def _document(found: ListCheck) -> dict[str, Any]:
 
 
 def _show(found: ListCheck, limit: int) -> None:
-    from slt_ctc_personalization.phrase_check import listed
-    from slt_ctc_personalization.phrase_findings import NO_EFFECT, WARNING
+    from slt_ctc_personalization.phrases.phrase_check import listed
+    from slt_ctc_personalization.phrases.phrase_findings import NO_EFFECT, WARNING
 
     shown = listed(found.phrases)[:limit]
     if shown:

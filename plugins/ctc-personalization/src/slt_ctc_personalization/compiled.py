@@ -112,7 +112,7 @@ def _private_folder() -> Path | None:
 
 def _digest_of_sources() -> str:
     digest = hashlib.sha256(numba.__version__.encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
         text = path.read_bytes()
         if b"slt_ctc_personalization.compiled" in text:
             digest.update(text)

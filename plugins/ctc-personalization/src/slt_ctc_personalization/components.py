@@ -12,8 +12,8 @@ COMPONENTS: tuple[Component, ...] = (
     Component(
         "encoder",
         "contextual-adapter",
-        impl=f"{PACKAGE}.build_adapter:contextual_adapter",
-        config=f"{PACKAGE}.config_adapter:ContextualAdapterConfig",
+        impl=f"{PACKAGE}.adapter.build_adapter:contextual_adapter",
+        config=f"{PACKAGE}.adapter.config_adapter:ContextualAdapterConfig",
         summary="a frozen encoder whose frames attend to the phrases of a call; streams with it",
         source=f"{PAPER}; arXiv:2205.13660; supervision: arXiv:2307.00759",
         small={
@@ -41,8 +41,8 @@ COMPONENTS: tuple[Component, ...] = (
     Component(
         "encoder",
         "phone-head",
-        impl=f"{PACKAGE}.build_phones:phone_head",
-        config=f"{PACKAGE}.config_phones:PhoneHeadConfig",
+        impl=f"{PACKAGE}.phones.build_phones:phone_head",
+        config=f"{PACKAGE}.phones.config_phones:PhoneHeadConfig",
         summary="phones beside the output of an encoder, by its own phone head or a new one; streams with it",
         source=f"{PAPER} (phone alignment network)",
         small={
@@ -62,8 +62,8 @@ COMPONENTS: tuple[Component, ...] = (
     Component(
         "objective",
         "phone-ctc",
-        impl=f"{PACKAGE}.build_phones:phone_ctc",
-        config=f"{PACKAGE}.config_phones:PhoneCtcConfig",
+        impl=f"{PACKAGE}.phones.build_phones:phone_ctc",
+        config=f"{PACKAGE}.phones.config_phones:PhoneCtcConfig",
         summary="CTC over phones against the pronunciation of the transcript, for phone-head or with a head of its own",
         source="doi:10.1145/1143844.1143891; phones: arXiv:2210.09510",
         small={
@@ -74,8 +74,8 @@ COMPONENTS: tuple[Component, ...] = (
     Component(
         "decoder",
         "ctc-beam",
-        impl=f"{PACKAGE}.build:ctc_beam",
-        config=f"{PACKAGE}.config:CtcBeamConfig",
+        impl=f"{PACKAGE}.beam_search.build:ctc_beam",
+        config=f"{PACKAGE}.beam_search.config:CtcBeamConfig",
         summary="prefix beam search with phrase boosting, an n-gram language model and a lexicon",
         source=f"{PAPER}; prefix search: Graves et al. 2006, Hannun et al. 2014",
         small={"config": {"characters": "abcdefgh", "beam": 8, "n_best": 3}, "contexts": LISTS},
@@ -83,8 +83,8 @@ COMPONENTS: tuple[Component, ...] = (
     Component(
         "decoder",
         "ctc-greedy-boost",
-        impl=f"{PACKAGE}.build_greedy_boost:ctc_greedy_boost",
-        config=f"{PACKAGE}.config_greedy_boost:CtcGreedyBoostConfig",
+        impl=f"{PACKAGE}.beam_search.build_greedy_boost:ctc_greedy_boost",
+        config=f"{PACKAGE}.beam_search.config_greedy_boost:CtcGreedyBoostConfig",
         summary="greedy decoding with phrase boosting, in one pass",
         source="arXiv:2508.07014; doi:10.1145/1143844.1143891",
         small={"config": {"characters": "abcdefgh"}, "contexts": LISTS},
@@ -92,8 +92,8 @@ COMPONENTS: tuple[Component, ...] = (
     Component(
         "decoder",
         "ctc-spotter",
-        impl=f"{PACKAGE}.build_spotter:ctc_spotter",
-        config=f"{PACKAGE}.config_spotter:CtcSpotterConfig",
+        impl=f"{PACKAGE}.spotter.build_spotter:ctc_spotter",
+        config=f"{PACKAGE}.spotter.config_spotter:CtcSpotterConfig",
         summary="greedy decoding, with the listed phrases that a word spotter hears written over it",
         source="arXiv:2406.07096",
         small={"config": {"characters": "abcdefgh"}, "contexts": LISTS},
@@ -101,8 +101,8 @@ COMPONENTS: tuple[Component, ...] = (
     Component(
         "metric",
         "listed-words",
-        impl=f"{PACKAGE}.build_listed_words:listed_words",
-        config=f"{PACKAGE}.config_listed_words:ListedWordsConfig",
+        impl=f"{PACKAGE}.metrics.build_listed_words:listed_words",
+        config=f"{PACKAGE}.metrics.config_listed_words:ListedWordsConfig",
         summary="precision, recall and F1 of listed phrases; word error rates on listed and on other words",
         source="arXiv:2104.02194; aligned by jiwer",
         small={

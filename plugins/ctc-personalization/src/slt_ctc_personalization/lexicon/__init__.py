@@ -1,0 +1,1 @@
+"""How words are spoken or spelled, for searches that write words."""

@@ -1,0 +1,1 @@
+"""Lists of phrases: spelled, checked, and compiled."""

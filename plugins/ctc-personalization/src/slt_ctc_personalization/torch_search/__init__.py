@@ -1,0 +1,1 @@
+"""The search over labels on tensors, for GPUs."""
