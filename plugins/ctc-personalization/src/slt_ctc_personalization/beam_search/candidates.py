@@ -184,6 +184,12 @@ def score_candidates(beam, scratch, low, high):
 def thin_out(beam, scratch, options, low, size, least):
     """Keep the best `beam` of the new candidates `low ... size - 1`; returns (their end, the least score kept or given)."""
     score_candidates(beam, scratch, low, size)
+    return keep_best(beam, scratch, options, low, size, least)
+
+
+@inline_function
+def keep_best(beam, scratch, options, low, size, least):
+    """As `thin_out`, of candidates whose scores are known."""
     count = size - low
     for slot in range(count):
         scratch.copy[slot] = scratch.score[low + slot]

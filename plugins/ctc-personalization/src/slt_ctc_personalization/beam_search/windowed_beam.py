@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from slt_ctc_personalization.beam_search.candidates import INFINITY, same_future, swap_first
+from slt_ctc_personalization.beam_search.candidates import INFINITY, keep_best, same_future, swap_first
 from slt_ctc_personalization.beam_search.claims import credit_at
 from slt_ctc_personalization.beam_search.prefix_tree import (
     CHILD,
@@ -81,21 +81,7 @@ def score_max(beam, scratch, claims, heard, low, high, now):
 def thin_out_max(beam, scratch, options, claims, heard, low, size, least, now):
     """Keep the best `beam` of the new candidates `low ... size - 1`; returns (their end, the least score kept or given)."""
     score_max(beam, scratch, claims, heard, low, size, now)
-    count = size - low
-    for slot in range(count):
-        scratch.copy[slot] = scratch.score[low + slot]
-    kth = kth_largest(scratch.copy, count, options.beam)
-    end = low
-    for slot in range(low, size):
-        node = scratch.node[slot]
-        if scratch.score[slot] >= kth and end - low < options.beam:
-            scratch.node[end], scratch.blank[end], scratch.label[end] = node, scratch.blank[slot], scratch.label[slot]
-            beam.nodes[node, SLOT] = end
-            end += 1
-        else:
-            beam.nodes[node, SLOT] = OUTSIDE
-            release(beam.nodes, beam.control, node)
-    return end, max(least, kth)
+    return keep_best(beam, scratch, options, low, size, least)
 
 
 @inline_function
