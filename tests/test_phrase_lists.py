@@ -90,6 +90,11 @@ def test_twenty_thousand_phrases_and_more_are_read(tmp_path: Path):
         ("a.json", '{"Anna": true}', r"a\.json: 'Anna' has true, expected its weight, its spellings, or a map"),
         ("a.json", '{"Anna": {"text": "Bert"}}', r"a\.json: 'Anna' has \{\"text\": \"Bert\"\}, expected"),
         ("a.jsonl", '"Anna"\n3\n', r"a\.jsonl:2: '3' is no JSON text or map, such as"),
+        ("a.txt", "Anna\nBert\0\n", r"a\.txt:2: holds a zero byte, so it is no text"),
+        ("a.json", "[" * 100_000, r"a\.json: is nested too deep; expected a list of phrases such as"),
+        ("a.jsonl", '"Anna"\n' + "[" * 100_000, r"a\.jsonl:2: is nested too deep"),
+        ("a.json", '{"Anna": 2, "Bert": 1, "Anna": 3}', r"a\.json: 'Anna' stands there twice in one map; keep one"),
+        ("a.json", '[{"text": "Anna", "weight": 2, "weight": 3}]', r"a\.json: 'weight' stands there twice in one map"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_named_with_its_line(tmp_path: Path, name: str, text: str, message: str):

@@ -122,9 +122,9 @@ def adapter(base: Encoder | None = None, *, seed: int = 0, attended: int | None 
     torch.manual_seed(seed)
     base = Ears() if base is None else base
     script = LabelScript(vocabulary())
-    attention = PhraseAttention(
-        Catalogue(script.size, 16, hidden=24), int(base.produces.attributes["d"]), width=32, attended=attended
-    )
+    d_model = int(base.produces.attributes["d"])
+    catalogue = Catalogue(script.size, 16, hidden=24)
+    attention = PhraseAttention(catalogue, d_model, width=32, attended=attended, looked_into=2)
     return ContextualAdapter(base, attention, script=script, **options)
 
 

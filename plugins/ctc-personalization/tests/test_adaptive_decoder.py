@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from beam_references import random_log_probs
 
 from slt_ctc_personalization.beam_search.ctc_beam import CtcBeam
+from slt_ctc_personalization.language_model.build_lm import build_lm
 from slt_ctc_personalization.lexicon.lexicon import PHONES
 from sltcore.errors import ContextError, DataError, PluginError, PortError, SpecError, StreamError
 from sltcore.pipeline import build_component
@@ -347,6 +349,31 @@ def test_the_torch_engine_gives_the_same_texts() -> None:
         for one, other in zip(found[1], found[2], strict=True):
             assert (one.text, one.best.tokens) == (other.text, other.best.tokens)
             assert one.best.score == pytest.approx(other.best.score, abs=1e-4)
+
+
+@pytest.mark.parametrize("listed", ["CAB", "cab", "Cab"])
+def test_a_listed_word_of_the_lexicon_stays_that_word_whatever_its_case(listed: str, tmp_path: Path) -> None:
+    labels = Vocabulary(["-", " ", *"ABCDEFGH"], kind="characters", blank=0, boundary=1)
+    build_lm(["A BAD FACE", "A FED CAB", "HE BAD FACE"] * 3, order=2, out=tmp_path / "upper.arpa")
+    part = decoder(labels, {}, lexicon="spelling", lm_file=tmp_path / "upper.arpa", phrase_bonus=2.0)
+    frames = frames_of("A BAD CAB", unsure=[(7, "H")], labels=labels)
+    assert part.decode(encoded(frames), {"phrases": [listed]})[0].text == "A BAD CAB"
+    assert part.decode(encoded(frames_of("A BAD GAB", labels=labels)), {"phrases": ["Gab"]})[0].text == "A BAD GAB"
+
+
+def test_a_listed_name_is_written_although_the_language_model_has_no_place_for_unknown_words(tmp_path: Path) -> None:
+    build_lm(["a bad face", "a fed cab", "he bad face"] * 3, order=2, out=tmp_path / "open.arpa")
+    lines = (tmp_path / "open.arpa").read_text().splitlines()
+    count = next(int(line[8:]) for line in lines if line.startswith("ngram 1="))
+    closed = [line for line in lines if line.split()[1:2] != ["<unk>"]]
+    (tmp_path / "closed.arpa").write_text("\n".join(closed).replace(f"ngram 1={count}", f"ngram 1={count - 1}") + "\n")
+    texts = [
+        decoder(offers={}, lm_file=tmp_path / name, phrase_bonus=2.0)
+        .decode(encoded(frames_of("a bad gaff", unsure=[(6, "f")])), {"phrases": ["gaff"]})[0]
+        .text
+        for name in ("open.arpa", "closed.arpa")
+    ]
+    assert texts == ["a bad gaff"] * 2
 
 
 @pytest.mark.slow

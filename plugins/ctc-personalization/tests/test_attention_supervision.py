@@ -21,6 +21,9 @@ from sltcore.vocabulary import Vocabulary
 
 LETTERS = Vocabulary(["-", " ", "a", "b"], kind="characters", blank=0, boundary=1)
 PIECES = Vocabulary(["-", "▁an", "▁a", "n", "na", "▁b", "."], kind="subwords", blank=0)
+BARE = Vocabulary(["-", "▁", "x", "y", "▁a"], kind="subwords", blank=0)
+HINDI = Vocabulary(["-", " ", "क", "ा", "ं"], kind="characters", blank=0, boundary=1)
+LETTERS_AND_SIGNS = Vocabulary(["-", " ", "c", "+"], kind="characters", blank=0, boundary=1)
 PHONES = Vocabulary(["æ", "m", "|", "-"], kind="phones", blank=3, boundary=2)
 
 
@@ -69,6 +72,14 @@ def test_blanks_inside_a_phrase_belong_to_it_and_those_around_do_not() -> None:
         (LETTERS, [2, 1, 2], [[], [(3,), (2,)]], [(0, 1, 1), (2, 3, 1)]),  # any of its spellings
         (PIECES, [2, 3, 4], [[(2, 3)], [(2, 3, 4)]], [(0, 3, 1)]),  # a piece goes on
         (PIECES, [1, 6, 5], [[(1,)]], [(0, 1, 0)]),  # but punctuation ends it
+        (BARE, [4, 1, 2, 3], [[(1, 2, 3)]], [(1, 4, 0)]),  # a mark of its own begins the word
+        (
+            HINDI,
+            [2, 3, 1, 2, 3, 4],
+            [[(2,)], [(2, 3)], [(2, 3, 4)]],
+            [(0, 2, 1), (3, 6, 2)],
+        ),  # vowel signs belong to it
+        (LETTERS_AND_SIGNS, [2, 3, 3, 1, 2, 3], [[(2,)], [(2, 3, 3)]], [(0, 3, 1), (4, 5, 0)]),  # "c++" is not "c"
         (PHONES, [0, 1, 2, 1, 2], [[(0, 1)], [(1,)]], [(0, 2, 0), (3, 4, 1)]),
         (Vocabulary(["-", "x", "y"], kind="words"), [1, 2, 1], [[(2, 1)]], [(1, 3, 0)]),
         (Vocabulary(["-", "x", "y"]), [1, 2, 1], [[(2,)]], [(1, 2, 0)]),  # no words: anywhere
@@ -137,6 +148,7 @@ def test_lists_are_spelled_in_the_heads_labels() -> None:
     letters = AttentionSupervision(LETTERS)
     assert letters.paths(["b a", {"text": "zz", "spellings": ["ab"]}, "zz top"]) == [((3, 1, 2),), ((2, 3),), ()]
     assert letters.paths(None) == []
+    assert letters.paths([{"text": "a", "spellings": [" "]}]) == [((2,),)]
     said = {"am": [["æ", "m"], ["m"]], "ma": [["m", "æ"]], "odd": [["ʘ"]]}
     phones = AttentionSupervision(PHONES, pronounce=lambda word: said[word])
     assert phones.paths(["am ma", "odd"]) == [((0, 1, 2, 1, 0), (1, 2, 1, 0)), ()]

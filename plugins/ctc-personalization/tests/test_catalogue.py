@@ -9,10 +9,15 @@ import pytest
 import torch
 from adapter_toys import adapter, said, shaken, vocabulary
 
+from slt_ctc_personalization.adapter import build_adapter
 from slt_ctc_personalization.adapter.catalogue import ByteScript, Catalogue, LabelScript, PhoneScript
+from slt_ctc_personalization.adapter.config_adapter import ContextualAdapterConfig
 from slt_ctc_personalization.adapter.phrase_attention import PhraseAttention
+from slt_ctc_personalization.phones.articulation import IPA
+from slt_ctc_personalization.phones.g2p import Phonemes
 from slt_ctc_personalization.phrases.prepared_phrases import PreparedPhrases
-from sltcore.errors import ContextError, VocabularyError
+from sltcore.errors import ContextError, DataError, VocabularyError
+from sltcore.vocabulary import characters
 
 
 @torch.no_grad()
@@ -21,14 +26,21 @@ def test_phrases_are_read_as_if_alone_and_spellings_are_averaged() -> None:
     script = LabelScript(vocabulary())
     catalogue = Catalogue(script.size, 8, hidden=6)
     texts = ["a", "fedcba", "bad", "abcdefxy", "bad cab"]
-    whole = catalogue(script.written(texts))
+    read = catalogue(script.written(texts))
+    whole = read.vectors
     assert torch.equal(whole[0], catalogue.no_phrase)
     for place, text in enumerate(texts):
-        assert torch.allclose(whole[place + 1], catalogue(script.written([text]))[1], atol=1e-6)
+        alone, own = catalogue(script.written([text])), read.start[place] + torch.arange(int(read.count[place]))
+        assert torch.allclose(whole[place + 1], alone.vectors[1], atol=1e-6)
+        assert torch.allclose(read.states[own], alone.states, atol=1e-6)
     states, _ = catalogue.lstm(catalogue.embedding(torch.tensor(script.written(["bad"])[0][0]))[:, None])
     joined = catalogue.norm(torch.cat([states[-1, 0, :6], states[0, 0, 6:]]))
     assert torch.allclose(whole[3], joined, atol=1e-6)
-    both = catalogue(script.written([{"text": "bad", "spellings": ["a"]}, "fedcba"]))
+    assert torch.allclose(read.states[read.start[2] :][:3], catalogue.norm(states[:, 0]), atol=1e-6)
+    several = catalogue(script.written([{"text": "bad", "spellings": ["a"]}, "fedcba"]))
+    assert several.count.tolist() == [4, 6]
+    assert torch.allclose(several.states[3], read.states[0], atol=1e-6)  # "a" behind "bad"
+    both = several.vectors
     assert torch.allclose(both[1], (whole[1] + whole[3]) / 2, atol=1e-6)
     assert torch.allclose(both[2], whole[2], atol=1e-6)
 
@@ -48,6 +60,16 @@ def test_phones_are_english_where_nothing_else_is_said() -> None:
     english = PhoneScript()
     assert english.size == 40
     assert len(english.spell("hello world")[0]) == 9  # h ʌ l oʊ, a boundary, w ɝ l d
+
+
+def test_phones_of_another_language_come_from_its_voice() -> None:
+    pytest.importorskip("espeakng_loader")
+    labels = characters(["abc"])
+    found = build_adapter._script(ContextualAdapterConfig(spelling="phones", language="cs"), labels)
+    assert [IPA[symbol] for symbol in found.spell("řeka")[0]] == Phonemes("cs", IPA).pronounce("řeka")[0]
+    assert found.size == len(IPA) + 1
+    with pytest.raises(DataError, match="qq"):
+        build_adapter._script(ContextualAdapterConfig(spelling="phones", language="qq"), labels)
 
 
 def test_every_phrase_that_cannot_be_spelled_is_named() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from adapter_toys import BASES, D, Ears, adapter, over, said, shaken, sound, word
@@ -17,7 +19,7 @@ from slt_ctc_personalization.adapter.catalogue import ByteScript, Catalogue, Lab
 from slt_ctc_personalization.adapter.config_adapter import ContextualAdapterConfig
 from slt_ctc_personalization.adapter.contextual_adapter import ContextualAdapter
 from slt_ctc_personalization.adapter.phrase_attention import PhraseAttention
-from sltcore.errors import PortError, SpecError, StreamError, VocabularyError
+from sltcore.errors import ContextError, PortError, SpecError, StreamError, VocabularyError
 from sltcore.interfaces import Encoder
 from sltcore.pipeline import build_component
 from sltcore.plugin import Ports
@@ -80,6 +82,10 @@ def test_a_session_gives_the_offline_frames(name: str, phrases: list[str]) -> No
     parts = [part for part in (*map(session.push, pieces), session.finish()) if part is not None]
     assert len(parts) > 1
     assert torch.allclose(torch.cat([part.values for part in parts], 1), offline.values, atol=TOLERANCE)
+    given = 0
+    for part in parts:
+        assert part.offset_s == pytest.approx(offline.offset_s + given * offline.frame_shift_s)
+        given += int(part.lengths[0])
     if phrases:
         attention = torch.cat([part.extra[PHRASE_ATTENTION] for part in parts], 1)
         assert torch.allclose(attention, offline.extra[PHRASE_ATTENTION], atol=TOLERANCE)
@@ -87,14 +93,41 @@ def test_a_session_gives_the_offline_frames(name: str, phrases: list[str]) -> No
         session.finish()
 
 
+@torch.no_grad()
+def test_a_session_looks_at_the_list_once_for_each_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = over("conformer"), sound([40000])
+    looked: list[int] = []
+    look = model.adapter.look
+    monkeypatch.setattr(
+        model.adapter, "look", lambda queries, table: looked.append(len(queries)) or look(queries, table)
+    )
+    session = model.open({"phrases": ["abc", "fed"]})
+    for part in x.samples.split(1000, 1):
+        session.push(Waveform(part, torch.tensor([part.shape[1]]), 16000))
+    session.finish()
+    assert sum(looked) == int(model(x, {}).lengths[0])
+
+
+@torch.no_grad()
+def test_any_sequence_of_texts_is_a_list_and_nothing_else_is_taken_for_none() -> None:
+    made, x = shaken(adapter()).eval(), said(["abcx"])
+    expected = made(x, {"phrases": ["abc", "fed"]}).values
+    for phrases in (np.array(["abc", "fed"]), deque(["abc", "fed"])):
+        assert torch.equal(made(x, {"phrases": phrases}).values, expected)
+    for wrong in ("abc", {"text": "abc"}, {"abc", "fed"}, 3, iter(["abc"])):
+        for call in (made.prepare, lambda context: made(x, context)):
+            with pytest.raises(ContextError, match="phrases: expected a list of texts, got"):
+                call({"phrases": wrong})
+
+
 def test_a_base_that_cannot_stream_says_so() -> None:
     with pytest.raises(StreamError, match="hf-speech|HfSpeech"):
         over("wav2vec2").open({"phrases": ["abc"]})
 
 
-@pytest.mark.parametrize(("combine", "heads"), [("concat", 1), ("concat", 2), ("sum", 4)])
-def test_frames_take_what_the_formula_says(combine: str, heads: int) -> None:
-    model = over("conformer", combine=combine, heads=heads, layers=(0, 2, -1))
+@pytest.mark.parametrize(("combine", "heads", "looked_into"), [("concat", 1, 0), ("concat", 2, 2), ("sum", 4, 9)])
+def test_frames_take_what_the_formula_says(combine: str, heads: int, looked_into: int) -> None:
+    model = over("conformer", combine=combine, heads=heads, layers=(0, 2, -1), looked_into=looked_into)
     x = sound([9000])
     encoder: Any = model.encoder
     base: Encoded = encoder(x, {})
@@ -105,13 +138,13 @@ def test_frames_take_what_the_formula_says(combine: str, heads: int) -> None:
         joined = torch.cat(normed, 1)
     else:
         joined = sum(w * layer for w, layer in zip(part.mixture.softmax(0), normed, strict=True))
-    vectors = part.catalogue(model.script.written(phrases))
+    written = model.script.written(phrases)
+    vectors = part.catalogue(written).vectors
     plain = joined @ part.query.weight.T
     wide = torch.nn.functional.pad(plain, (0, 0, 20, 20))  # zeros beyond the ends
-    span = part.context.weight.shape[2]
-    seen = (
-        plain + part.context.bias + sum(wide[i : i + len(plain)] @ part.context.weight[:, :, i].T for i in range(span))
-    )
+    kernel = part.context.weight
+    assert kernel.shape[2] == 21  # every second of 20 frames to either side, and the frame itself
+    seen = plain + part.context.bias + sum(wide[2 * i : 2 * i + len(plain)] @ kernel[:, :, i].T for i in range(21))
     e, looked, taken = 16 // heads, [], []
     for h in range(heads):
         own = slice(h * e, (h + 1) * e)
@@ -125,12 +158,31 @@ def test_frames_take_what_the_formula_says(combine: str, heads: int) -> None:
         weights = weights / weights.sum(1, keepdim=True)
         looked.append(weights)
         taken.append(sum(weights[:, i : i + 1] * value[i] for i in range(1, 4)))  # nothing is taken from entry 0
+    expected = base.values[0] + torch.cat(taken, 1) @ part.out.weight.T
+    if looked_into:
+        expected = expected + torch.stack(
+            [spelled(part, seen[t], sum(w[t] for w in looked) / heads, written, looked_into) for t in range(len(seen))]
+        )
     for grad in (False, True):
         with torch.set_grad_enabled(grad):
             found = model(x, {"phrases": phrases})
-        expected = base.values[0] + torch.cat(taken, 1) @ part.out.weight.T
         assert torch.allclose(found.values[0], expected, atol=1e-3)
         assert torch.allclose(found.extra[PHRASE_ATTENTION][0], sum(looked) / heads, atol=1e-4)
+
+
+def spelled(part: Any, query: torch.Tensor, looked: Any, written: Any, looked_into: int) -> torch.Tensor:
+    """What one frame takes of the symbols of the phrases that it looks at most."""
+    taken = torch.zeros_like(query)
+    for phrase in sorted(range(len(written)), key=lambda k: -looked[k + 1].item())[:looked_into]:
+        states = torch.cat([part.catalogue([(symbols,)]).states for symbols in written[phrase]])
+        scores = [
+            part.symbol_query.weight @ query @ (part.symbol_key.weight @ state) / len(query) ** 0.5 for state in states
+        ]
+        shares = torch.softmax(torch.stack(scores), 0) * looked[phrase + 1]
+        taken = taken + sum(
+            share * (part.symbol_value.weight @ state) for share, state in zip(shares, states, strict=True)
+        )
+    return part.symbol_out.weight @ taken  # type: ignore[no-any-return]
 
 
 @torch.no_grad()
@@ -198,7 +250,7 @@ def test_labels_come_from_the_config_the_bundle_or_the_base(tmp_path: Any) -> No
     assert ears.depths_read == (None,)
 
 
-def test_the_bases_offers_pass_through() -> None:
+def test_the_base_keeps_its_offers_and_inner_layers() -> None:
     wrapped = over("hama")
     base: Any = wrapped.encoder
     assert base.offers()["head"].in_features == wrapped.produces.attributes["d"]
@@ -218,6 +270,8 @@ def test_the_bases_offers_pass_through() -> None:
 def test_layers_that_the_base_has_not_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(PortError, match=message):
         over("conformer", **fields)
+    with pytest.raises(PortError, match=r"layers are \[2, -1\], but Ears gives out no inner layers"):
+        adapter(layers=(2, -1))
 
 
 @pytest.mark.parametrize(
@@ -226,6 +280,7 @@ def test_layers_that_the_base_has_not_are_refused(fields: dict[str, Any], messag
         ({"characters": "ab", "vocabulary": "v.json"}, "vocabulary and characters both name the labels"),
         ({"spelling": "phones", "characters": "ab"}, "spelling: phones reads no labels"),
         ({"width": 10, "heads": 4}, "width 10 does not divide by heads 4"),
+        ({"context_frames": 5, "context_step": 2}, "context_frames 5 is no multiple of context_step 2; try .*: 4 or"),
         ({"lists": {"no_own": 0.7, "empty": 0.4}}, "no_own 0.7 and empty 0.4 are shares"),
         ({"lists": {"keep": 2.0}}, "keep"),
     ],

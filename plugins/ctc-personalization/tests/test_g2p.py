@@ -45,6 +45,24 @@ def test_words_are_said_as_a_dictionary_of_the_language_writes_them(language: st
 
 
 @needs_espeak
+@pytest.mark.parametrize(
+    ("language", "word", "said"),
+    [
+        ("hi", "राजा", "ɾ a ɟ a"),  # a word may end with a vowel sign
+        ("bn", "বাংলা", "b a ŋ l a"),
+        ("ta", "தமிழ்", "t ʌ m i ɻ"),  # or with the sign that there is no vowel
+        ("hi", "«राजा!»", "ɾ a ɟ a"),
+        ("cmn", "北京", "p e i t͡ɕ i ŋ"),  # espeak-ng writes tones as numbers
+        ("vi", "Nội", "n o j"),
+        ("ja", "スズキ", "s ɯ z ɯ k i"),  # ɯᵝ
+        ("si", "කොළඹ", "k o ɭ ə m b ə"),  # ᵐb
+    ],
+)
+def test_words_of_other_scripts_and_tones_are_said_whole(language: str, word: str, said: str) -> None:
+    assert said.split() in Phonemes(language, IPA).pronounce(word)
+
+
+@needs_espeak
 def test_another_languages_words_become_the_nearest_english_phones() -> None:
     heard = {
         "cs": {"řeka": "ʒ ɛ k ɑ", "děti": "d͡ʒ ɛ t͡ʃ i", "Praha": "p ɹ ɑ h ɑ"},
@@ -174,6 +192,12 @@ def test_labels_are_matched_longest_first_with_and_without_marks() -> None:
     assert arpabet.labels_of(["tʃ", "oʊ", "t"]) == ["CH", "OW", "T"]
 
 
+def test_raised_letters_are_marks_and_ligatures_are_two_letters() -> None:
+    assert signs_of("tʰaᵝkʼ") == ["tʰ", "aᵝ", "kʼ"]
+    assert signs_of("ᵐbⁿdʦʧ") == ["m", "bⁿ", "d", "t͡s", "t͡ʃ"]
+    assert PhoneMap([*SOUNDS]).labels_of(["ɯᵝ", "ᵐ", "ⁿ"]) == ["ɯ", "m", "n"]
+
+
 def test_every_sound_is_its_own_nearest_and_distance_is_symmetric() -> None:
     for one, other in itertools.product(SOUNDS.values(), repeat=2):
         assert difference(one, other) == difference(other, one)
@@ -213,6 +237,24 @@ def test_phrases_are_said_with_and_without_the_boundary() -> None:
     assert [vocabulary.labels[label] for label in phonemes.target("a - cup!")] == ["ʌ", "<wb>", "k", "ʌ", "p", "<wb>"]
     with pytest.raises(VocabularyError, match="empty text or spelling"):
         phonemes.phone_paths(Entry("  "))
+    with pytest.raises(VocabularyError, match="empty text or spelling"):
+        phonemes.phone_paths(Entry("a", spellings=("",)))
+
+
+def test_a_text_that_cannot_be_said_may_have_spellings_that_can() -> None:
+    phonemes = Phonemes("en", PHONES, voices=())
+    assert phonemes.phone_paths(Entry("東京", spellings=("cup",))) == [list(phonemes.paths("cup")[0])]
+    for entry in (Entry("東京"), Entry("cup", spellings=("東京",))):
+        with pytest.raises(VocabularyError, match="'東京' is written in Cjk letters"):
+            phonemes.phone_paths(entry)
+
+
+def test_a_dictionary_in_other_phones_is_refused() -> None:
+    vocabulary = Vocabulary(["<blank>", "<wb>", *PHONES], kind="phones", blank=0, boundary=1)
+    assert Phonemes.of("en", vocabulary, dictionary={"x": [["z", "<wb>", "z"]]}, voices=()).paths("x")
+    for label in ("zz", "<blank>"):
+        with pytest.raises(VocabularyError, match=f"dictionary: 'x' is said with '{label}', which is no phone"):
+            Phonemes.of("en", vocabulary, dictionary={"x": [["z", label]]}, voices=())
 
 
 def test_the_number_of_paths_is_bounded_and_the_likeliest_come_first() -> None:

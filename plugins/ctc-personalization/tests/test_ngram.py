@@ -17,8 +17,9 @@ from slt_ctc_personalization.language_model import lm_cache, sphinx_lm
 from slt_ctc_personalization.language_model.arpa import ArpaModel, parse_arpa, parse_number, read_arpa, write_arpa
 from slt_ctc_personalization.language_model.build_lm import build_lm, estimate
 from slt_ctc_personalization.language_model.kenlm_file import murmur_hash
-from slt_ctc_personalization.language_model.ngram import load_lm, ngram_end, ngram_start, ngram_step
+from slt_ctc_personalization.language_model.ngram import KENLM_UNIGRAMS, load_lm, ngram_end, ngram_start, ngram_step
 from slt_ctc_personalization.language_model.ngram_tables import build_model
+from slt_ctc_personalization.language_model.unknown_words import with_unknown_words
 from sltcore.errors import DataError
 
 DATA = Path(__file__).parent / "data"
@@ -205,6 +206,37 @@ def test_a_model_without_unk_gives_unknown_words_what_kenlm_gives_them() -> None
     assert model.score(["a"], eos=False) / math.log(10) == pytest.approx(-0.2, abs=1e-6)
     assert model.score(["zzz"], bos=False, eos=False) / math.log(10) == pytest.approx(-100, abs=1e-4)
     assert model.score(["b", "a"], bos=False, eos=False) / math.log(10) == pytest.approx(-1.1, abs=1e-6)
+
+
+def test_a_search_gives_unknown_words_the_chance_of_the_rarest_listed_one_where_the_file_gives_none() -> None:
+    plain = build_model(parse_arpa(GOOD.encode(), "good.arpa"))
+    found = with_unknown_words(plain)
+    assert found.score(["zzz"], bos=False, eos=False) / math.log(10) == pytest.approx(-0.6, abs=1e-6)
+    for known in (["a"], ["b", "a"], ["a", "b"]):
+        assert found.score(known) == plain.score(known)
+    assert plain.score(["zzz"], bos=False, eos=False) / math.log(10) == pytest.approx(-100, abs=1e-4)
+    own = load_lm(DATA / "tiny.arpa")
+    assert with_unknown_words(own) is own
+
+
+def test_words_that_a_model_never_says_are_not_its_rarest_ones() -> None:
+    silent = GOOD.replace("-0.6\tb", "-99\tb")
+    found = with_unknown_words(build_model(parse_arpa(silent.encode(), "silent.arpa")))
+    assert found.score(["zzz"], bos=False, eos=False) / math.log(10) == pytest.approx(-0.5, abs=1e-6)
+
+
+def test_a_kenlm_file_without_unk_gives_unknown_words_the_same_and_stays_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "closed.bin"
+    content = bytearray((DATA / "tiny.probing.bin").read_bytes())
+    tables = load_lm(DATA / "tiny.probing.bin").tables
+    place = 4 * (int(tables.sizes[KENLM_UNIGRAMS]) + 2 * int(tables.kenlm_ids[0]))
+    content[place : place + 4] = np.float32(-100).tobytes()
+    path.write_bytes(content)
+    assert load_lm(path).score(["unheard"], bos=False, eos=False) / math.log(10) == pytest.approx(-100, abs=1e-4)
+    found = with_unknown_words(load_lm(path))
+    rarest = float(found.unigram_log_probs()[3:].min())
+    assert found.score(["unheard"], bos=False, eos=False) == pytest.approx(rarest, abs=1e-4)
+    assert load_lm(path).score(["unheard"], bos=False, eos=False) / math.log(10) == pytest.approx(-100, abs=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,9 @@ def test_a_base_that_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
         built(lstm(), phones="offered")
     with pytest.raises(PortError, match="layers names 7, but the depths of Lstm run from 0 to 3"):
         built(lstm(), layers=(7,))
+    inside = lstm()
+    with pytest.raises(PortError, match=r"layers are \[1\], but a head that the base brings reads its own"):
+        PhoneHead(inside, Vocabulary(["<b>", "a"], kind="phones"), shared=nn.Linear(12, 2), layers=(1,))
     with pytest.raises(PortError, match="layers names 1, but ToyEncoder gives out no inner layers"):
         reader(ToyEncoder(FEATURES), (1,))
     with pytest.raises(PortError, match="names a depth twice"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,19 @@ class Adapter:
         return context
 
 
+class Names(Sequence):
+    """A list of a caller's own kind, which says nothing of itself but where it lies."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = list(names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.names[index]
+
+
 class Parts:
     def __init__(self, **parts: Any) -> None:
         self.parts = parts
@@ -103,10 +116,38 @@ def test_each_phrase_comes_with_its_paths_and_what_is_wrong_with_it():
         "phrase 'René' cannot be spelled: the vocabulary has no label for 'é'; write 'rene', or give that under spellings"
     )
     assert remarks["Kvitova"] == "stands 2 times in the list; one is enough"
-    assert remarks["kvitova"] == "is written in the same labels as 'Kvitova' of the list; keep one"
+    assert remarks["kvitova"] == "is 'Kvitova' of the list in another case or encoding; keep one"
     assert remarks["Rose"] == "is an everyday word: it will be written where another is said; lower its weight"
     assert "is one label from the everyday word 'seven'" in remarks["Sever"]
     assert "raise its weight or bonus, or the decoder's phrase_bonus" in remarks["Aspirin"]
+
+
+def test_a_name_in_another_case_or_encoding_is_named_as_that():
+    listed = ["Chloé", "Chloe\u0301", "chloé", "Meier", "Maier"]
+    found = check(Reader(Vocabulary([*LETTERS.labels, "é"], boundary=1)), listed, everyday=WORDS)
+    again = "is 'Chloé' of the list in another case or encoding; keep one"
+    assert [[f.remark for f in phrase.findings] for phrase in found.phrases] == [[], [again], [again], [], []]
+
+
+def test_a_list_that_can_be_read_once_is_checked_as_one_that_stays():
+    names = ["Kvitova", "Bo", "Kvitova", "René"]
+    once = check(Reader(LETTERS), iter(names), everyday=WORDS)
+    assert once.phrases == check(Reader(LETTERS), names, everyday=WORDS).phrases
+    assert kinds(once)["Kvitova"] == ["duplicate"]
+
+
+@pytest.mark.parametrize("form", [np.array, lambda names: Names(names)], ids=["array", "own sequence"])
+def test_a_changed_list_is_never_answered_with_what_was_made_of_another(form):
+    lists = PhraseLists(list, None)
+    names = [f"name {i:04}" for i in range(1500)]
+    changed = [*names[:700], "Nguyen 7", *names[701:]]
+    assert lists.of(form(names)) == names
+    assert lists.of(form(changed)) == changed
+    if form is not np.array:
+        own = form(names)
+        assert lists.of(own) == names
+        own.names[3] = "Nguyen"
+        assert lists.of(own)[3] == "Nguyen"
 
 
 def test_homophones_of_the_list_and_of_everyday_words_are_found_by_sound():
@@ -116,6 +157,7 @@ def test_homophones_of_the_list_and_of_everyday_words_are_found_by_sound():
     shared = {phrase.text: set(phrase.paths) for phrase in found.phrases}
     assert bool(shared["Meier"] & shared["Mayer"]) == any("is said like 'Meier'" in remark for remark in said["Mayer"])
     assert any("phones: so short a phrase fires everywhere" in remark for remark in said["Ann"])
+    assert "has 1 phone: so short" in check(Reader(SPOKEN), ["Oh"], everyday=WORDS).phrases[0].findings[-1].remark
 
 
 def test_without_word_borders_a_phrase_inside_an_everyday_word_is_named():

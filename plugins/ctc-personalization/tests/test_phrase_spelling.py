@@ -149,6 +149,30 @@ def test_entries_of_one_text_are_one_phrase_with_the_spellings_of_both():
 
 
 @pytest.mark.parametrize(
+    ("known", "text", "expected"),
+    [
+        (["ANNA", "CAFÉ", "DON'T"], "Anna", "ANNA"),
+        (["ANNA", "CAFÉ", "DON'T"], "“anna” nguyen", "ANNA NGUYEN"),
+        (["ANNA", "CAFÉ", "DON'T"], "cafe\u0301 don’t", "CAFÉ DON'T"),
+        (["anna", "don't", "US"], "Anna DON’T us. US", "anna don't US US"),
+        (["Anna", "us", "US"], "ANNA Us US Nguyen", "Anna us US nguyen"),
+        ([], "Anna, (don’t)", "anna don't"),
+    ],
+)
+def test_words_of_a_phrase_are_written_as_the_lexicon_writes_them(known, text, expected):
+    found = LexiconSpeller(lambda word: [[1]], 1.0, known=known).phrase(Entry(text))
+    assert found.text == expected
+    assert set(found.pronunciations) == set(expected.split())
+
+
+@pytest.mark.parametrize("number", [np.int64(2), np.float32(2), np.float64(2)])
+def test_numbers_of_a_table_are_numbers(number):
+    (found,) = entries([{"text": "a", "weight": number}])
+    assert (found.weight, type(found.weight)) == (2.0, float)
+    assert type(entries([{"text": "a", "bonus": number}])[0].bonus) is float
+
+
+@pytest.mark.parametrize(
     ("phrases", "message"),
     [
         (
@@ -160,7 +184,16 @@ def test_entries_of_one_text_are_one_phrase_with_the_spellings_of_both():
             r"phrases\[0\] and phrases\[1\]: 'a' has both a weight, .* and a bonus, which replaces it; give one of them",
         ),
         ([{"text": "a", "weight": 2, "bonus": 3}], r"phrases\[0\]: 'a' has both a weight"),
-        ([{"text": "a", "weight": -1}], r"phrases\[0\]: weight is -1, expected a number from 0"),
+        (
+            [{"text": "a", "weight": -1}],
+            r"phrases\[0\]: weight is -1, expected a number from 0 and below 1,000,000, for 'a'",
+        ),
+        (
+            ["b", {"text": "a", "bonus": 1e7}],
+            r"phrases\[1\]: bonus is 10000000.0, expected a number from 0 and below 1,000,000",
+        ),
+        ([{"text": "a", "weight": float("nan")}], r"phrases\[0\]: weight is nan, expected a number from 0"),
+        ([{"text": "a", "weight": np.bool_(True)}], r"phrases\[0\]: weight is .*True.*, expected a number from 0"),
         ([{"text": "a", "bonus": True}], r"phrases\[0\]: bonus is True, expected a number from 0"),
         ([{"text": "a", "weigth": 1}], r"phrases\[0\]: no field is named 'weigth'; .* Did you mean 'weight'\?"),
         ([{"text": "a", "spellings": "b"}], r"phrases\[0\]: spellings is 'b', expected a list of texts"),

@@ -52,11 +52,15 @@ def read_phrases(path: str | Path, *, named: str | None = None) -> list[str | di
 
 def _text(file: Path, where: str) -> str:
     try:
-        return file.read_text(encoding="utf-8-sig")
+        text = file.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise DataError(f"{where}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise DataError(f"{where}: is not UTF-8 text; save it as UTF-8, one phrase a line") from None
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise DataError(f"{where}:{line}: holds a zero byte, so it is no text; save it as UTF-8, one phrase a line")
+    return text
 
 
 def _line(line: str, where: str) -> str | dict[str, Any]:
@@ -76,7 +80,7 @@ def _number(written: str, where: str, field: str) -> float:
 
 def _json_line(line: str, where: str) -> str | dict[str, Any]:
     try:
-        value = json.loads(line)
+        value = _parsed(line, where)
     except ValueError:
         value = None
     if not isinstance(value, str | dict):
@@ -84,9 +88,26 @@ def _json_line(line: str, where: str) -> str | dict[str, Any]:
     return value
 
 
+def _parsed(text: str, where: str) -> Any:
+    """A JSON value. **Raises** `ValueError` where it is none, `DataError` where it holds a key twice or is too deep."""
+
+    def mapped(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise DataError(f"{where}: {twice[:40]!r} stands there twice in one map; keep one")
+        return found
+
+    try:
+        return json.loads(text, object_pairs_hook=mapped)
+    except RecursionError:
+        raise DataError(f"{where}: is nested too deep; expected a list of phrases such as [{EXAMPLE}]") from None
+
+
 def _document(text: str, where: str) -> list[str | dict[str, Any]]:
     try:
-        data = json.loads(text)
+        data = _parsed(text, where)
     except ValueError as error:
         place = f"{where}:{error.lineno}" if isinstance(error, json.JSONDecodeError) else where
         raise DataError(f"{place}: is no JSON ({error}); expected a list of phrases such as [{EXAMPLE}]") from None

@@ -14,8 +14,10 @@ from frames import Encodings
 import sltcore
 from sltcore.types import Encoded
 
-SWEEP = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
-"""Natural-log score for each label of a listed word; peers get ten times that for each word."""
+SWEEP = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
+"""Natural-log score for each label of a listed word."""
+PEER_SCALE = 10.0
+"""Peers pay for a word, not for a label, and get so many times as much."""
 LM_SWEEP = tuple((weight, bonus) for weight in (0.2, 0.4, 0.6) for bonus in (0.0, 1.5))
 
 
@@ -30,7 +32,7 @@ class Arm(NamedTuple):
     lm: bool = True
 
 
-SPOTTER_SWEEP = (0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
+SPOTTER_SWEEP = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)
 BEAM = {"use": "ctc-beam"}
 ADAPTIVE = {**BEAM, "boosting": "utterance"}
 ARMS: Mapping[str, Arm] = {
@@ -87,26 +89,46 @@ def decoder_of(bundle: Path, fields: Mapping[str, Any]) -> Any:
     return sltcore.load(str(bundle), overrides=[f"decoder={json.dumps(fields)}"]).parts["decoder"]
 
 
+Words = Sequence[str] | Sequence[Sequence[str]]
+"""One list for all utterances, or a list for each of them."""
+
+
+def list_of(words: Words, place: int) -> list[str]:
+    """The list of the utterance at a place."""
+    own = words[place] if words and not isinstance(words[0], str) else words
+    return [str(word) for word in own]
+
+
 @torch.no_grad()
-def decode(decoder: Any, encodings: Encodings, frames: Sequence[Encoded], words: Sequence[str]) -> Decoded:
-    """Texts of all utterances with one list."""
-    context = {"phrases": list(words)} if words else {}
-    reads = {key.name for key in decoder.context_keys()}
-    context = {name: value for name, value in context.items() if name in reads}
-    context = dict(decoder.prepare(context))
-    decoder.decode(frames[0], context)  # compile and warm up
+def decode(decoder: Any, encodings: Encodings, frames: Sequence[Encoded], words: Words) -> Decoded:
+    """Texts of all utterances. Making one list for all ready is not timed; making a list for each of them ready is."""
+    shared = not words or isinstance(words[0], str)
+    reads = bool(words) and "phrases" in {key.name for key in decoder.context_keys()}
+    whole = dict(decoder.prepare({"phrases": list_of(words, 0)} if reads and shared else {}))
+
+    def said(index: int) -> list[str]:
+        own = (
+            {"phrases": [list_of(words, place) for place in encodings.places[index]]} if reads and not shared else whole
+        )
+        return [nbest.text for nbest in decoder.decode(frames[index], own)]
+
+    said(0)  # compile and warm up
     begin = time.process_time()
-    found = [decoder.decode(batch, context) for batch in frames]
+    found = [said(index) for index in range(len(frames))]
     seconds = time.process_time() - begin
-    table = getattr(context.get("phrases"), "table", None)
-    texts = encodings.spread([[nbest.text for nbest in batch] for batch in found])
-    return Decoded(texts, seconds, getattr(table, "nbytes", None))
+    table = getattr(whole.get("phrases"), "table", None)
+    return Decoded(encodings.spread(found), seconds, getattr(table, "nbytes", None))
 
 
 @torch.no_grad()
-def adapted(adapter: Any, encodings: Encodings, words: Sequence[str]) -> tuple[list[Encoded], float]:
-    """The base's frames after the adapter with one list, and the CPU seconds it took."""
-    adapter.prepare({"phrases": list(words)})
+def adapted(adapter: Any, encodings: Encodings, words: Words) -> tuple[list[Encoded], float]:
+    """The base's frames after the adapter with a list, and the CPU seconds it took; as in `decode`, one list for all is
+    made ready before."""
+    if isinstance(words[0], str):
+        adapter.prepare({"phrases": list_of(words, 0)})
     begin = time.process_time()
-    frames = [adapter.adapted(x, adapter.tables([list(words)] * len(x.lengths))) for x in encodings.batches]
+    frames = [
+        adapter.adapted(x, adapter.tables([list_of(words, place) for place in places]))
+        for places, x in zip(encodings.places, encodings.batches, strict=True)
+    ]
     return frames, time.process_time() - begin

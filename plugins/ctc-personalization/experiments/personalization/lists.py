@@ -61,6 +61,22 @@ def task(language: str, part: str) -> Task:
     return Task(examples, sorted(word for word in counts if word not in known and len(word) >= LEAST_LETTERS))
 
 
+LIBRISPEECH = "librispeech-mini"
+
+
+def librispeech() -> tuple[Task, list[list[str]]]:
+    """Read English of seven other speakers, and for each utterance its published list: its own rare words and 100 others.
+
+    Utterances come from the folder that SLT_DATA names; both parts of the corpus, for nothing was trained on either.
+    """
+    entries = [DataConfig.model_validate({"corpus": LIBRISPEECH, "split": split}) for split in ("train", "test")]
+    examples = read_examples(entries)
+    letters = alphabet("en")
+    own = [[word for word in example.item.extra["biasing_list"] if set(word) <= letters] for example in examples]
+    words = sorted({word for example in examples for word in example.item.extra["rare_words"]})
+    return Task(examples, words), own
+
+
 def distractors(language: str, count: int, seed: int = 0) -> list[str]:
     """So many words of the language's dictionary that stand in no text of its corpora; longer lists begin with shorter
     ones."""

@@ -2,8 +2,8 @@
 
     python peer_worker.py NAME DATA.npz REQUEST.json
 
-The request: labels, arpa, beam, limits, lm_weight, word_bonus, and `runs`, a list of {words, weight}. One line of JSON
-for each run: CPU seconds and texts.
+The request: labels, arpa, beam, limits, lm_weight, word_bonus, and `runs`, a list of {words, weight}; words may be a
+list for each utterance. One line of JSON for each run: CPU seconds and texts.
 """
 
 from __future__ import annotations
@@ -32,9 +32,12 @@ def main() -> None:
     )
     limits = {"beam_prune_logp": request["prune"], "token_min_logp": request["token_min"]}
     for run in request["runs"]:
-        hotwords = {"hotwords": run["words"], "hotword_weight": run["weight"]} if run["words"] else {}
+        words = run["words"]
+        own = words if words and not isinstance(words[0], str) else [words] * len(utterances)
+        hotwords = [{"hotwords": each, "hotword_weight": run["weight"]} if each else {} for each in own]
         begin = time.process_time()
-        texts = [decoder.decode(x, beam_width=request["beam"], **hotwords, **limits) for x in utterances]
+        pairs = zip(utterances, hotwords, strict=True)
+        texts = [decoder.decode(x, beam_width=request["beam"], **more, **limits) for x, more in pairs]
         seconds = time.process_time() - begin
         print(json.dumps({"seconds": seconds, "texts": [" ".join(text.split()) for text in texts]}), flush=True)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from arms import Words
 
 ROOT = Path(__file__).resolve().parents[4]
 PEERS = ("ctc-beam-decoder", "pyctcdecode")
@@ -24,9 +25,9 @@ class Said(NamedTuple):
 
 
 def decode(
-    name: str, log_probs: Sequence[np.ndarray], settings: dict[str, Any], runs: Sequence[tuple[Sequence[str], float]]
+    name: str, log_probs: Sequence[np.ndarray], settings: dict[str, Any], runs: Sequence[tuple[Words, float]]
 ) -> Iterator[Said]:
-    """Texts for each run, a list of words and their weight. `settings`: labels, arpa, beam, prune, token_min,
+    """Texts for each run: a list of words (or one for each utterance) and their weight. `settings`: labels, arpa, beam, prune, token_min,
     lm_weight, word_bonus."""
     sys.path.insert(0, str(ROOT / "benchmarks"))
     from ctc_beam import prepare_environment

@@ -22,9 +22,22 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import peers as peers_module  # noqa: E402 (after the thread limits)
 import torch  # noqa: E402
-from arms import ARMS, LM_SWEEP, Arm, Decoded, adapted, decode, decoder_of, fields_of, sweep_of  # noqa: E402
+from arms import (  # noqa: E402
+    ARMS,
+    LM_SWEEP,
+    PEER_SCALE,
+    SWEEP,
+    Arm,
+    Decoded,
+    Words,
+    adapted,
+    decode,
+    decoder_of,
+    fields_of,
+    sweep_of,
+)
 from frames import Encodings, kept, utterances  # noqa: E402
-from lists import DEV, Task, distractors, examples_of, task, texts_of  # noqa: E402
+from lists import DEV, LIBRISPEECH, Task, distractors, examples_of, librispeech, task, texts_of  # noqa: E402
 from scores import Scores, summary  # noqa: E402
 
 import sltcore  # noqa: E402
@@ -39,8 +52,8 @@ SIZES = (0, 10, 100, 1_000, 10_000)
 TUNED_WITH = 100
 UNRELATED = 1_000
 FOR_EVERY_SEED = ("100", "unrelated")
-PEER_MOST = {"pyctcdecode": 100, "ctc-beam-decoder": 10_000}
-"""pyctcdecode takes seconds for each utterance beyond; its column ends there."""
+PEER_MOST = {"pyctcdecode": 600, "ctc-beam-decoder": 20_000}
+"""Longest list of each; pyctcdecode takes seconds for each utterance beyond, so it has the listed words and 100 others."""
 
 
 @dataclass
@@ -57,12 +70,17 @@ class Study:
     def task(self, part: str) -> Task:
         """Utterances and listed words of dev or test."""
         if part not in self.tasks:
-            self.tasks[part] = task(self.language, part)
+            self.tasks[part] = librispeech()[0] if part == LIBRISPEECH else task(self.language, part)
         return self.tasks[part]
 
     def words(self, part: str, size: int) -> list[str]:
         """The listed words and so many distractors."""
         return [*self.task(part).words, *distractors(self.language, size)]
+
+    @cached_property
+    def own_lists(self) -> list[list[str]]:
+        """The published list of each utterance of read speech."""
+        return librispeech()[1]
 
     @cached_property
     def phones(self) -> sltcore.Pipeline:
@@ -101,7 +119,7 @@ class Study:
     def bundle(self, arm: Arm, seed: int | None) -> Path:
         """Whose head an arm reads with."""
         if arm.frames == "adapter":
-            return self.runs / f"adapter-{self.language}-{seed}" / "last"
+            return self.runs / f"adapter-{self.language}-{seed}" / "bundle"
         return BASES / self.language
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
@@ -124,13 +142,13 @@ class Frames:
         self._kept: tuple[Any, float] = ((), 0.0)
         self._adapters: dict[int, Any] = {}
 
-    def of(self, arm: Arm, seed: int | None, part: str, words: Sequence[str]) -> tuple[Any, float]:
+    def of(self, arm: Arm, seed: int | None, part: str, words: Words) -> tuple[Any, float]:
         """Batches of frames, and the adapter's CPU seconds."""
         encodings = self.study.encodings(part)
         if arm.frames == "base" or not words:
             return encodings.batches, 0.0
         assert seed is not None
-        key = (seed, part, len(words), words[-1])
+        key = (seed, part, len(words), words[-1] if isinstance(words[-1], str) else "own")
         if key != self._key:
             if seed not in self._adapters:
                 pipeline = sltcore.load(str(self.study.bundle(arm, seed)))
@@ -159,18 +177,18 @@ def lm_settings(study: Study, frames: Frames) -> dict[str, Any]:
 
 def run_arm(
     study: Study, frames: Frames, arm: Arm, weight: float | None, lm: Mapping[str, Any], *, seed: int | None,
-    part: str, words: Sequence[str],
+    part: str, words: Words,
 ) -> Decoded:  # fmt: skip
     """An arm's texts with a list."""
     batches, adapter_s = frames.of(arm, seed, part, words)
     decoder = decoder_of(study.bundle(arm, seed), fields_of(arm, weight, lm))
-    said = decode(decoder, study.encodings(part), batches, words)
+    said = decode(decoder, study.encodings(part), batches, words if arm.weighted else [])
     return said._replace(cpu_s=said.cpu_s + adapter_s)
 
 
 def chosen(task_: Task, found: Sequence[tuple[float, Mapping[str, float]]], base_u_wer: float) -> float:
-    """The weight with the best F1 of listed words among those that leave the others as they are (1 % relative); where
-    none does, the one that harms least."""
+    """The weight with the best F1 of listed words among those that leave the others as the same search without a list
+    has them (1 % relative); where none does, the one that harms least."""
     fine = [entry for entry in found if entry[1]["u_wer"] <= base_u_wer * 1.01]
     if fine:
         return max(fine, key=lambda entry: entry[1]["f1"])[0]
@@ -183,12 +201,15 @@ def weights(study: Study, frames: Frames, lm: Mapping[str, Any], only: str = "")
     dev = study.task("dev")
 
     def tune(name: str, arm: Arm) -> dict[str, Any]:
-        reference = ARMS["beam-lm"] if arm.lm else ARMS["beam" if arm.decoder["use"] == "ctc-beam" else "greedy"]
-        base = summary(dev, run_arm(study, frames, reference, None, lm, seed=0, part="dev", words=[]).texts)
+        base = summary(dev, run_arm(study, frames, arm, None, lm, seed=study.seeds[0], part="dev", words=[]).texts)
         found = []
         for weight in sweep_of(arm):
-            said = run_arm(study, frames, arm, weight, lm, seed=study.seeds[0], part="dev", words=words)
-            found.append((weight, summary(dev, said.texts)))
+
+            def run(weight: float = weight) -> dict[str, float]:
+                said = run_arm(study, frames, arm, weight, lm, seed=study.seeds[0], part="dev", words=words)
+                return summary(dev, said.texts)
+
+            found.append((weight, study.once(f"sweeps/{name}/{weight}", run)))
         print(name, [(w, round(v["f1"], 1), round(v["u_wer"], 1)) for w, v in found], flush=True)
         return {"weight": chosen(dev, found, base["u_wer"]), "sweep": found, "base": base}
 
@@ -206,42 +227,73 @@ def lists(study: Study) -> Iterator[tuple[str, list[str]]]:
     yield "unrelated", distractors(study.language, UNRELATED)
 
 
-def metric_words(study: Study) -> dict[str, Sequence[str]]:
-    """The words that count as listed, by list."""
-    return dict(lists(study))
+def reads_list(arm: Arm) -> bool:
+    """Whether a list changes what an arm does."""
+    return arm.weighted or arm.frames == "adapter"
 
 
-def all_arms(study: Study, only: str = "") -> Scores:
-    """Every arm with every list; seeds after the first with the lists that the claims are about. `only`: base, adapters."""
+def arms_of(only: str) -> Iterator[tuple[str, Arm]]:
+    """Those on the base's frames, those on an adapter's, or all."""
+    for name, arm in ARMS.items():
+        if not only or (arm.frames == "base") == (only == "base"):
+            yield name, arm
+
+
+@dataclass
+class Measuring:
+    """Texts of every arm at its weight, each computed once."""
+
+    study: Study
+    frames: Frames
+    lm: Mapping[str, Any]
+    tuned: Mapping[str, float]
+
+    def add(self, scores: Scores, name: str, part: str, label: str, words: Words, *, seed: int) -> None:
+        """An arm's texts with a list; an arm that reads none counts with every list."""
+        arm = ARMS[name]
+        label = label if reads_list(arm) else ""
+
+        def run() -> dict[str, Any]:
+            listed = words if reads_list(arm) else []
+            said = run_arm(
+                self.study, self.frames, arm, self.tuned.get(name), self.lm, seed=seed, part=part, words=listed
+            )
+            return said._asdict()
+
+        found = self.study.once(f"texts/{part}/{name}/{label or 'none'}-{seed}", run)
+        scores.add(name, label, seed, Decoded(**found))
+        print(part, name, label, seed, scores.line(name, label, seed), flush=True)
+
+
+def all_arms(study: Study, only: str = "") -> list[Scores]:
+    """Every arm with every list, seeds after the first with the lists that the claims are about; English also on read
+    speech. `only`: base, adapters."""
     frames = Frames(study)
     lm = lm_settings(study, frames)
-    tuned = weights(study, frames, lm, only)
-    scores = Scores(study.task("test"), metric_words(study))
+    measuring = Measuring(study, frames, lm, weights(study, frames, lm, only))
+    scores = Scores(study.task("test"), dict(lists(study)))
     for label, words in lists(study):
         for seed in study.seeds:
-            for name, arm in ARMS.items():
-                if only and (arm.frames == "base") != (only == "base"):
-                    continue
-                if seed != study.seeds[0] and (arm.frames == "base" or label not in FOR_EVERY_SEED):
-                    continue
-                reads = arm.weighted or arm.frames == "adapter"
-                if not reads and label != str(study.sizes[0]):
-                    continue
-
-                def run(arm: Arm = arm, name: str = name, words: Sequence[str] = words, seed: int = seed) -> Any:
-                    listed = words if reads else []  # noqa: B023 (called at once)
-                    said = run_arm(study, frames, arm, tuned.get(name), lm, seed=seed, part="test", words=listed)
-                    return said._asdict()
-
-                found = study.once(f"texts/{name}/{label}-{seed}", run)
-                scores.add(name, label if reads else "", seed, Decoded(**found))
-                print(name, label, seed, scores.line(name, label if reads else "", seed), flush=True)
+            for name, arm in arms_of(only):
+                again = arm.frames == "adapter" and label in FOR_EVERY_SEED
+                once = seed == study.seeds[0] and (reads_list(arm) or label == str(study.sizes[0]))
+                if again or once:
+                    measuring.add(scores, name, "test", label, words, seed=seed)
+    found = [scores]
+    if study.language == "en":
+        own = study.own_lists
+        found.append(Scores(study.task(LIBRISPEECH), {"own": own}))
+        for seed in study.seeds:
+            for name, arm in arms_of(only):
+                if seed == study.seeds[0] or arm.frames == "adapter":
+                    measuring.add(found[-1], name, LIBRISPEECH, "own", own, seed=seed)
     if only != "adapters":
-        peer_arms(study, lm, scores)
-    return scores
+        for part, one in zip(("test", LIBRISPEECH), found, strict=False):
+            peer_arms(study, lm, one, part)
+    return found
 
 
-def peer_arms(study: Study, lm: Mapping[str, Any], scores: Scores) -> None:
+def peer_arms(study: Study, lm: Mapping[str, Any], scores: Scores, part: str) -> None:
     """The peers' hotwords on the base's log-probabilities, their weight from the same sweep."""
     decoder = decoder_of(study.bundle(ARMS["greedy"], None), {"use": "ctc-beam"})
     names = ["", *(label if label else " " for label in decoder.vocabulary.labels[1:])]
@@ -250,36 +302,40 @@ def peer_arms(study: Study, lm: Mapping[str, Any], scores: Scores) -> None:
         "lm_weight": lm["lm_weight"], "word_bonus": lm["word_bonus"],
     }  # fmt: skip
 
-    def log_probs(part: str) -> list[Any]:
+    def said(peer: str, part: str, words: Words, weight: float) -> peers_module.Said:
         encodings = study.encodings(part)
         with torch.no_grad():
             values = [torch.from_numpy(decoder.frames(batch)) for batch in encodings.batches]
-        return [x.numpy() for _, x in sorted(utterances(encodings, values), key=lambda entry: entry[0])]
+        log_probs = [x.numpy() for _, x in sorted(utterances(encodings, values), key=lambda entry: entry[0])]
+        (found,) = peers_module.decode(peer, log_probs, settings, [(words, weight)])
+        return found
 
-    dev, words = study.task("dev"), study.words("dev", TUNED_WITH)
+    dev, listed = study.task("dev"), study.words("dev", TUNED_WITH)
     for peer in peers_module.PEERS:
 
         def tune(peer: str = peer) -> dict[str, Any]:
-            runs = [([], 0.0), *((words, 10 * weight) for weight in sweep_of(ARMS["boosting"]))]
-            said = list(peers_module.decode(peer, log_probs("dev"), settings, runs))
-            found = [(weight, summary(dev, one.texts)) for (_, weight), one in zip(runs, said, strict=True)]
+            found = []
+            for weight in (0.0, *(PEER_SCALE * weight for weight in SWEEP)):
+
+                def run(weight: float = weight) -> dict[str, float]:
+                    return summary(dev, said(peer, "dev", listed if weight else [], weight).texts)
+
+                found.append((weight, study.once(f"sweeps/{peer}/{weight}", run)))
             print(peer, [(w, round(v["f1"], 1), round(v["u_wer"], 1)) for w, v in found], flush=True)
             return {"weight": chosen(dev, found[1:], found[0][1]["u_wer"]), "sweep": found[1:], "base": found[0][1]}
 
         weight = study.once(f"weights/{peer}", tune)["weight"]
-        for label, listed in [("", []), *lists(study)]:
-            if (label.isdigit() and int(label) > PEER_MOST[peer]) or (
-                label == "unrelated" and PEER_MOST[peer] < UNRELATED
-            ):
+        for label, words in scores.words.items():
+            if max(map(len, words) if label == "own" else (len(words),)) > PEER_MOST[peer]:
                 continue
 
-            def run(peer: str = peer, listed: Sequence[str] = listed, weight: float = weight) -> Any:
-                (said,) = peers_module.decode(peer, log_probs("test"), settings, [(listed, weight)])
-                return Decoded(said.texts, said.cpu_s, None)._asdict()
+            def run(peer: str = peer, words: Words = words, weight: float = weight) -> Any:
+                found = said(peer, part, words, weight)
+                return Decoded(found.texts, found.cpu_s, None)._asdict()
 
-            found = study.once(f"texts/{peer}/{label or 'none'}", run)
+            found = study.once(f"texts/{part}/{peer}/{label}", run)
             scores.add(peer, label, study.seeds[0], Decoded(**found))
-            print(peer, label, scores.line(peer, label, study.seeds[0]), flush=True)
+            print(part, peer, label, scores.line(peer, label, study.seeds[0]), flush=True)
 
 
 def main() -> None:
@@ -301,7 +357,7 @@ def main() -> None:
         return
     from verdicts import write_report
 
-    write_report(study, scores)
+    write_report(study, *scores)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from arms import Decoded
+from arms import Decoded, Words, list_of
 from lists import Task
 
 from slt_ctc_personalization.metrics.listed_words import ListedWords
@@ -18,11 +18,15 @@ def metric_of(words: Sequence[str]) -> ListedWords:
     return ListedWords(words)
 
 
-def stats_of(task: Task, texts: Sequence[str], words: Sequence[str]) -> np.ndarray:
-    """Sufficient statistics [n 7] of texts."""
-    metric = metric_of(words)
-    metric.update(texts, task.texts)
-    return metric.per_item()
+def stats_of(task: Task, texts: Sequence[str], words: Words) -> np.ndarray:
+    """Sufficient statistics [n 7] of texts, for one list or for a list of each utterance."""
+    if isinstance(words[0], str):
+        metric = metric_of(list_of(words, 0))
+        metric.update(texts, task.texts)
+        return metric.per_item()
+    pairs = zip(texts, task.texts, strict=True)
+    rows = [metric_of(list_of(words, i)).count(meant, said) for i, (said, meant) in enumerate(pairs)]
+    return np.array(rows, dtype=np.float64)
 
 
 def values_of(stats: np.ndarray) -> dict[str, float]:
@@ -44,7 +48,7 @@ class Scores:
     """Statistics by arm, list and seed; `words` are the metric's words of each list."""
 
     task: Task
-    words: Mapping[str, Sequence[str]]
+    words: Mapping[str, Words]
     rows: dict[tuple[str, str, int], Decoded] = field(default_factory=dict)
     _stats: dict[tuple[str, str, int, str], np.ndarray] = field(default_factory=dict)
 

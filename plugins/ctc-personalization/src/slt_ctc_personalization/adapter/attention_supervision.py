@@ -11,6 +11,7 @@ How a decoder calls it (`encoded` from encoder `contextual-adapter`, `log_probs`
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice, product
 from typing import Any
@@ -23,7 +24,7 @@ from slt_ctc_personalization.phrases.spelling import Entry, LabelSpeller, entrie
 from sltcore.alignment import forced_alignment
 from sltcore.errors import ShapeError, VocabularyError
 from sltcore.types import Targets
-from sltcore.vocabulary import Vocabulary, word_spans
+from sltcore.vocabulary import WORD_MARK, Vocabulary, word_spans
 
 PHRASE_ATTENTION = "phrase_attention"
 """Name of the attention in `Encoded.extra`: [b t k+1], column 0 for no phrase, column i + 1 for phrase i of the list."""
@@ -76,6 +77,8 @@ class AttentionSupervision:
         return self._known[key]
 
     def _spelled(self, text: str) -> list[Path]:
+        if not text.split():
+            return []
         if self.vocabulary.kind == "phones":
             return self._pronounced(text)
         try:
@@ -167,7 +170,10 @@ def frame_targets(
 
 
 def occurrences(labels: Sequence[int], paths: Paths, vocabulary: Vocabulary) -> list[tuple[int, int, int]]:
-    """Where phrases stand in a label sequence as whole words: (first label, past the last, phrase), not overlapping."""
+    """Where phrases stand in a label sequence as whole words: (first label, past the last, phrase), not overlapping.
+
+    Words are compared as they stand, then without the punctuation around them.
+    """
     places: Mapping[Path, int] = {
         tuple(path): phrase for phrase in range(len(paths) - 1, -1, -1) for path in paths[phrase]
     }
@@ -175,13 +181,13 @@ def occurrences(labels: Sequence[int], paths: Paths, vocabulary: Vocabulary) -> 
     spans = word_spans(labels, vocabulary)
     if spans is None:  # no words are marked, so a phrase may begin and end anywhere
         spans = [(place, place + 1) for place in range(len(labels))]
-    spans = [_without_marks(labels, span, vocabulary) for span in spans]
+    bare = [_without_marks(labels, span, vocabulary) for span in spans]
     found: list[tuple[int, int, int]] = []
     word = 0
     while word < len(spans):
-        first, taken = spans[word][0], 1
-        for end in range(len(spans), word, -1):
-            stop = spans[end - 1][1]
+        taken = 1
+        for end, written in product(range(min(word + longest, len(spans)), word, -1), (spans, bare)):
+            first, stop = written[word][0], written[end - 1][1]
             phrase = places.get(tuple(labels[first:stop])) if stop - first <= longest else None
             if phrase is not None:
                 found.append((first, stop, phrase))
@@ -192,10 +198,16 @@ def occurrences(labels: Sequence[int], paths: Paths, vocabulary: Vocabulary) -> 
 
 
 def _without_marks(labels: Sequence[int], span: tuple[int, int], vocabulary: Vocabulary) -> tuple[int, int]:
-    """A word without the punctuation around it, which phrases are written without."""
+    """A word without the punctuation around it, which phrases are mostly written without."""
     first, stop = span
-    while first < stop - 1 and not any(sign.isalnum() for sign in vocabulary.labels[labels[first]]):
+    while first < stop - 1 and _is_mark(vocabulary.labels[labels[first]]):
         first += 1
-    while stop - 1 > first and not any(sign.isalnum() for sign in vocabulary.labels[labels[stop - 1]]):
+    while stop - 1 > first and _is_mark(vocabulary.labels[labels[stop - 1]]):
         stop -= 1
     return first, stop
+
+
+def _is_mark(label: str) -> bool:
+    """Whether a label is punctuation; a bare `▁` begins a word, and a vowel sign or an accent is a part of one."""
+    signs = label.removeprefix(WORD_MARK)
+    return bool(signs) and all(unicodedata.category(sign)[0] in "PS" for sign in signs)

@@ -8,6 +8,8 @@ from slt_ctc_personalization.adapter.catalogue import ByteScript, Catalogue, Lab
 from slt_ctc_personalization.adapter.contextual_adapter import ContextualAdapter, depths_of
 from slt_ctc_personalization.adapter.list_sampling import ListSampler
 from slt_ctc_personalization.adapter.phrase_attention import PhraseAttention
+from slt_ctc_personalization.phones.articulation import IPA
+from slt_ctc_personalization.phones.g2p import Phonemes
 from sltcore import ctc
 from sltcore.errors import PortError, VocabularyError
 from sltcore.vocabulary import Vocabulary, characters
@@ -43,6 +45,8 @@ def contextual_adapter(config: ContextualAdapterConfig, ports: Ports) -> Context
         heads=config.heads,
         attended=config.attended,
         context_frames=config.context_frames,
+        context_step=config.context_step,
+        looked_into=config.looked_into,
     )
     return ContextualAdapter(
         base,
@@ -82,7 +86,7 @@ def _offered_labels(base: Encoder, ports: Ports) -> Vocabulary | None:
 def _script(config: ContextualAdapterConfig, labels: Vocabulary | None) -> Script:
     kind = None if labels is None else labels.kind
     if config.spelling == "phones" or (config.spelling == "auto" and kind == "phones"):
-        return PhoneScript()
+        return _phone_script(config.language)
     if config.spelling == "characters" or (config.spelling == "auto" and kind not in ("characters", "subwords")):
         return ByteScript()
     if labels is None or kind == "phones":
@@ -92,6 +96,13 @@ def _script(config: ContextualAdapterConfig, labels: Vocabulary | None) -> Scrip
             f"characters, or set spelling: {'phones' if kind == 'phones' else 'characters'}"
         )
     return LabelScript(labels)
+
+
+def _phone_script(language: str) -> PhoneScript:
+    """Phones as the CMU dictionary has them for English, else those of the language as IPA."""
+    if language.partition("-")[0].lower() == "en":
+        return PhoneScript()
+    return PhoneScript(IPA, Phonemes(language, IPA).pronounce)
 
 
 def _sampler(lists: ListSamplingConfig) -> ListSampler:

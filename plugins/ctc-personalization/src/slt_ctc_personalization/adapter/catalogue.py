@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from itertools import islice, product, zip_longest
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby, islice, product
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
 
 from slt_ctc_personalization.lexicon.lexicon import PHONES, Pronouncer
 from slt_ctc_personalization.phrases.spelling import SHOWN, Entry, LabelSpeller, entries
@@ -44,6 +43,8 @@ class Script(ABC):
         if found is None:
             if not entry.text.split():
                 raise VocabularyError(f"phrase {entry.text!r} is empty; give at least one word")
+            if not all(text.split() for text in entry.spellings):
+                raise VocabularyError(f"phrase {entry.text!r} has an empty spelling; remove it")
             spelled = [symbols for text in entry.spellings for symbols in self.spell(text)]
             try:
                 spelled = [*self.spell(entry.text), *spelled]
@@ -137,11 +138,21 @@ class PhoneScript(Script):
         return found
 
 
+class Read(NamedTuple):
+    """What a catalogue knows of k phrases: `vectors` [k+1 c], row 0 for no phrase, and of the symbols of all their
+    spellings, one behind the other, `states` [s c]; `start` and `count` [k] int64 say which of them are whose."""
+
+    vectors: Tensor
+    states: Tensor
+    start: Tensor
+    count: Tensor
+
+
 class Catalogue(nn.Module):
     """Vectors of phrases: `c = [last forward state; last backward state]` of an LSTM over the embedded symbols.
 
     Row 0 is a learned entry for "no phrase". A phrase with several spellings has the mean of their vectors. Spellings
-    are read packed and sorted by length, `PHRASES_AT_ONCE` at a time, so none is padded.
+    of one length are read together, `PHRASES_AT_ONCE` at most, so none is padded.
 
     **Source**: Sathyendra et al., "Contextual Adapters for Personalized Speech Recognition in Neural Transducers",
     arXiv:2205.13660. Layer norm over each vector is ours: it keeps keys of one size as the LSTM learns.
@@ -155,35 +166,43 @@ class Catalogue(nn.Module):
         self.norm = nn.LayerNorm(self.width)
         self.no_phrase = nn.Parameter(torch.randn(self.width))
 
-    def forward(self, phrases: Sequence[Written]) -> Tensor:
-        """[k+1 c] float32 of k phrases."""
+    def forward(self, phrases: Sequence[Written]) -> Read:
+        """Of k phrases, float32."""
+        device = self.no_phrase.device
         spellings = [symbols for phrase in phrases for symbols in phrase]
+        owner = torch.tensor([place for place, phrase in enumerate(phrases) for _ in phrase], dtype=torch.long)
+        lengths = torch.tensor([len(spelling) for spelling in spellings], dtype=torch.long)
+        count = torch.zeros(len(phrases), dtype=torch.long).index_add(0, owner, lengths)
         order = sorted(range(len(spellings)), key=lambda place: -len(spellings[place]))
-        states = [
-            self._read([spellings[place] for place in order[start : start + PHRASES_AT_ONCE]])
-            for start in range(0, len(order), PHRASES_AT_ONCE)
+        parts = [
+            self._read([spellings[place] for place in group])
+            for _, alike in groupby(order, key=lambda place: len(spellings[place]))
+            for group in _pieces(list(alike))
         ]
-        if not states:
-            return self.no_phrase[None]
-        device = self.no_phrase.device
-        counts = torch.tensor([len(phrase) for phrase in phrases], device=device)
-        owner = torch.repeat_interleave(torch.arange(len(phrases), device=device), counts)
-        read = torch.cat(states)
-        vectors = read.new_zeros(len(phrases), self.width).index_add(0, owner[torch.tensor(order, device=device)], read)
-        return torch.cat([self.no_phrase[None], vectors / counts[:, None]])
-
-    def _read(self, spellings: Sequence[Symbols]) -> Tensor:
-        """Vectors [n c] of spellings, longest first; symbols are packed step by step, before they are embedded."""
-        steps = [list(filter(_is_there, step)) for step in zip_longest(*spellings)]
-        device = self.no_phrase.device
-        packed = PackedSequence(
-            self.embedding(torch.tensor([symbol for step in steps for symbol in step], device=device)),
-            torch.tensor([len(step) for step in steps]),
+        if not parts:
+            empty = count.to(device)
+            return Read(self.no_phrase[None], self.no_phrase.new_zeros(0, self.width), empty, empty)
+        sorted_ = torch.tensor(order)
+        begin = torch.empty_like(lengths)  # of each spelling among the states as they were read
+        begin[sorted_] = lengths[sorted_].cumsum(0) - lengths[sorted_]
+        first = lengths.cumsum(0) - lengths
+        states = torch.arange(int(lengths.sum())) + torch.repeat_interleave(begin - first, lengths)
+        read = torch.cat([last for last, _ in parts])
+        vectors = read.new_zeros(len(phrases), self.width).index_add(0, owner[sorted_].to(device), read)
+        vectors = vectors / torch.bincount(owner, minlength=len(phrases))[:, None].to(device)
+        return Read(
+            torch.cat([self.no_phrase[None], vectors]),
+            torch.cat([state for _, state in parts]).index_select(0, states.to(device)),
+            (count.cumsum(0) - count).to(device),
+            count.to(device),
         )
-        _, (last, _) = self.lstm(packed)
-        vectors: Tensor = self.norm(torch.cat([last[0], last[1]], dim=1))
-        return vectors
+
+    def _read(self, spellings: Sequence[Symbols]) -> tuple[Tensor, Tensor]:
+        """Vectors [n c] of spellings of one length, and those of their symbols [s c], one spelling behind the other."""
+        symbols = torch.tensor(spellings, device=self.no_phrase.device)
+        states, (last, _) = self.lstm(self.embedding(symbols.T))
+        return self.norm(torch.cat([last[0], last[1]], dim=1)), self.norm(states.transpose(0, 1).flatten(0, 1))
 
 
-def _is_there(symbol: int | None) -> bool:
-    return symbol is not None
+def _pieces(places: Sequence[int]) -> Iterator[Sequence[int]]:
+    return (places[start : start + PHRASES_AT_ONCE] for start in range(0, len(places), PHRASES_AT_ONCE))

@@ -39,9 +39,10 @@ class ContextualAdapterConfig(Config):
     )
     spelling: Literal["auto", "labels", "characters", "phones"] = Field(
         "auto",
-        description="what phrases are read as: labels of the vocabulary, characters (bytes of any script), or English "
-        "phones; auto: labels where there are letters or sub-words, phones for a recogniser of phones, else characters",
+        description="what phrases are read as: labels of the vocabulary, characters (bytes of any script), or phones; auto: "
+        "labels where there are letters or sub-words, phones for a recogniser of phones, else characters",
     )
+    language: str = Field("en", min_length=2, description="language that phrases read as phones are pronounced in")
     vocabulary: File | None = Field(
         None, description="labels for spelling, as the JSON file that slt vocabulary train writes; empty: the base's"
     )
@@ -61,11 +62,20 @@ class ContextualAdapterConfig(Config):
     context_frames: int = Field(
         20, ge=0, le=500, description="frames to either side that a frame's query sees; they delay a stream"
     )
+    context_step: int = Field(
+        2, ge=1, le=500, description="of those, every so many; context_frames is a multiple of it"
+    )
     heads: int = Field(
         1, ge=1, le=64, description="attention heads; the attention that decoders see is their mean, sharpest with one"
     )
     attended: int | None = Field(
         64, ge=1, le=100_000, description="phrases that a frame may look at, the best ones; empty: all of the list"
+    )
+    looked_into: int = Field(
+        4,
+        ge=0,
+        le=100,
+        description="phrases that a frame looks into symbol by symbol, those it looks at most; 0: each counts as a whole",
     )
     keep_base_mb: int = Field(
         1024, ge=0, le=1_000_000, description="memory for outputs of the base in training, in MB; 0: none are kept"
@@ -80,6 +90,11 @@ class ContextualAdapterConfig(Config):
         if self.spelling in ("characters", "phones") and (self.vocabulary is not None or self.characters is not None):
             raise ValueError(
                 f"spelling: {self.spelling} reads no labels; leave out vocabulary and characters, or set spelling: labels"
+            )
+        if self.context_frames % self.context_step:
+            raise ValueError(
+                f"context_frames {self.context_frames} is no multiple of context_step {self.context_step}; try "
+                f"context_frames: {self.context_frames - self.context_frames % self.context_step} or context_step: 1"
             )
         if self.width % self.heads:
             raise ValueError(f"width {self.width} does not divide by heads {self.heads}")

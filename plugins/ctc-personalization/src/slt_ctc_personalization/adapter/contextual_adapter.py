@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from typing import Any
 
 import torch
@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from slt_ctc_personalization.adapter.attention_supervision import PHRASE_ATTENTION
 from slt_ctc_personalization.adapter.base_memory import BaseMemory, version_of
 from slt_ctc_personalization.adapter.catalogue import Script, Written
+from slt_ctc_personalization.adapter.contextual_session import ContextualSession, piece
 from slt_ctc_personalization.adapter.list_sampling import ListSampler
 from slt_ctc_personalization.adapter.phrase_attention import PhraseAttention, Table
 from slt_ctc_personalization.phrases.prepared_phrases import KEPT_LISTS, PHRASES
 from sltcore import ctc
 from sltcore.context import per_utterance
-from sltcore.errors import PortError
-from sltcore.interfaces import Encoder, Session
+from sltcore.errors import ContextError, PortError
+from sltcore.interfaces import Encoder
 from sltcore.types import ContextKey, Encoded, Port
 from sltcore.vocabulary import Vocabulary
 
@@ -64,7 +65,7 @@ class ContextualAdapter(Encoder, nn.Module):
         self.script = script
         self.depths_read = depths_of(encoder, layers)
         encoder.keep_layers([depth for depth in self.depths_read if depth is not None])
-        self.padding_tolerance = 2 * encoder.padding_tolerance
+        self.padding_tolerance = 10 * encoder.padding_tolerance  # two softmaxes behind each other
         self._sampler = sampler
         self._vocabulary = vocabulary
         self._memory = BaseMemory(keep_base_bytes) if keep_base_bytes else None
@@ -176,11 +177,25 @@ class ContextualAdapter(Encoder, nn.Module):
         """The base's encoding with what its frames take from the table of each utterance (None: nothing)."""
         if all(table is None for table in tables):
             return encoded
-        found = [encoded.values if depth is None else encoded.layers[depth] for depth in self.depths_read]
+        found = self._read_layers(encoded)
         columns = max(table.keys.shape[1] for table in tables if table is not None)
         adapt = self._adapted_anew if torch.is_grad_enabled() else self._adapted_in_place
         values, attention = adapt(encoded, found, tables, columns)
         return encoded._replace(values=values, extra={**encoded.extra, PHRASE_ATTENTION: attention})
+
+    def adapted_piece(self, encoded: Encoded, table: Table | None, first: int, stop: int) -> Encoded:
+        """The frames `first ... stop - 1` of one utterance as `adapted` gives them, without gradients and the work for others."""
+        part = piece(encoded, first, stop)
+        if table is None:
+            return part
+        length = int(encoded.lengths[0])
+        queries = self.adapter.queries([layer[0, :length] for layer in self._read_layers(encoded)])
+        taken, attention = self.adapter(queries[first:stop], table)
+        values = part.values + taken[None].to(part.values.dtype)
+        return part._replace(values=values, extra={**part.extra, PHRASE_ATTENTION: attention[None].float()})
+
+    def _read_layers(self, encoded: Encoded) -> list[Tensor]:
+        return [encoded.values if depth is None else encoded.layers[depth] for depth in self.depths_read]
 
     def _adapted_in_place(
         self, encoded: Encoded, found: Sequence[Tensor], tables: Sequence[Table | None], columns: int
@@ -201,18 +216,44 @@ class ContextualAdapter(Encoder, nn.Module):
         self, encoded: Encoded, found: Sequence[Tensor], tables: Sequence[Table | None], columns: int
     ) -> tuple[Tensor, Tensor]:
         """The same with gradients, of tensors that are not written into."""
-        values, rows, looked = encoded.values, [], []
+        values = encoded.values
+        taken: list[Tensor | None] = []
+        looked: list[Tensor] = []
+        chosen: list[tuple[Tensor, ...] | None] = []
         for row, (length, table) in enumerate(zip(encoded.lengths.tolist(), tables, strict=True)):
             if table is None:
-                attention = values.new_ones(length, 1, dtype=torch.float32)
-                rows.append(values[row])
+                taken.append(None)
+                chosen.append(None)
+                looked.append(values.new_ones(length, 1, dtype=torch.float32))
             else:
                 queries = self.adapter.queries([layer[row, :length] for layer in found])
-                taken, attention = self.adapter(queries, table)
-                rows.append(torch.cat([values[row, :length] + taken.to(values.dtype), values[row, length:]]))
-            room = (0, columns - attention.shape[1], 0, values.shape[1] - length)
-            looked.append(nn.functional.pad(attention, room))
-        return torch.stack(rows), torch.stack(looked)
+                whole, attention = self.adapter.look(queries, table)
+                taken.append(whole)
+                chosen.append((queries, *self.adapter.phrases_of(attention, table)))
+                looked.append(attention)
+        self._take_symbols(taken, chosen, tables)
+        rows = [own if part is None else _added(own, part) for own, part in zip(values, taken, strict=True)]
+        rooms = [(0, columns - one.shape[1], 0, values.shape[1] - len(one)) for one in looked]
+        padded = [nn.functional.pad(one, room) for one, room in zip(looked, rooms, strict=True)]
+        return torch.stack(rows), torch.stack(padded)
+
+    def _take_symbols(
+        self, taken: list[Tensor | None], chosen: Sequence[tuple[Tensor, ...] | None], tables: Sequence[Table | None]
+    ) -> None:
+        """Add what frames take of symbols, all utterances together that share them: a gradient of the symbols costs as
+        much as they are many, not as they are looked at."""
+        sharing: dict[int, list[int]] = {}
+        for row, table in enumerate(tables):
+            if table is not None:
+                sharing.setdefault(id(table.symbol_keys), []).append(row)
+        for rows in sharing.values():
+            table = tables[rows[0]]
+            parts = [part for part in (chosen[row] for row in rows) if part is not None]
+            assert table is not None
+            found = self.adapter.look_into(*(torch.cat(columns) for columns in zip(*parts, strict=True)), table)
+            for row, more in zip(rows, found.split([len(part[0]) for part in parts]), strict=True):
+                whole = taken[row]
+                taken[row] = more if whole is None else whole + more
 
     def tables(self, lists: Sequence[Sequence[Any]]) -> list[Table | None]:
         """The keys and values of each utterance's list, None for an empty one."""
@@ -269,74 +310,23 @@ class ContextualAdapter(Encoder, nn.Module):
         return any(module._forward_hooks or module._forward_pre_hooks for module in self.encoder.modules())
 
 
-class ContextualSession(Session):
-    """A session of the base whose frames attend to one list of phrases, held back by what their queries see ahead."""
-
-    def __init__(self, adapter: ContextualAdapter, inner: Session, table: Table | None) -> None:
-        self._adapter = adapter
-        self._inner = inner
-        self._table = table
-        self._ahead = 0 if table is None else adapter.adapter.context_frames
-        self._seen: Encoded | None = None  # frames that queries still need, and those that wait
-        self._given = 0  # of those, how many were returned before
-
-    def push(self, chunk: Any, **streams: Any) -> Encoded | None:
-        """The frames that are settled, adapted, or None. **Raises** `StreamError` after `finish`."""
-        return self._adapted(self._inner.push(chunk, **streams), ended=False)
-
-    def finish(self) -> Encoded | None:
-        """The remaining frames, or None."""
-        return self._adapted(self._inner.finish(), ended=True)
-
-    @torch.no_grad()
-    def _adapted(self, encoded: Encoded | None, *, ended: bool) -> Encoded | None:
-        self._seen = joined(self._seen, encoded)
-        if self._seen is None:
-            return None
-        frames = int(self._seen.lengths[0])
-        stop = frames if ended else max(self._given, frames - self._ahead)
-        if stop == self._given:
-            return None
-        found = piece(self._adapter.adapted(self._seen, [self._table]), self._given, stop)
-        first = max(0, stop - self._ahead)
-        self._seen, self._given = piece(self._seen, first, frames), stop - first
-        return found
-
-
-def joined(before: Encoded | None, encoded: Encoded | None) -> Encoded | None:
-    """Two pieces of one utterance, one behind the other."""
-    if before is None or encoded is None:
-        return encoded if before is None else before
-
-    def both(a: Tensor, b: Tensor) -> Tensor:
-        return torch.cat([a[:, : int(before.lengths[0])], b[:, : int(encoded.lengths[0])]], dim=1)
-
-    return before._replace(
-        values=both(before.values, encoded.values),
-        lengths=before.lengths + encoded.lengths,
-        layers={depth: both(layer, encoded.layers[depth]) for depth, layer in before.layers.items()},
-        extra={name: both(tensor, encoded.extra[name]) for name, tensor in before.extra.items()},
-    )
-
-
-def piece(encoded: Encoded, first: int, stop: int) -> Encoded:
-    """The frames `first ... stop - 1` of one utterance; whatever stands beside them is cut like them."""
-    return encoded._replace(
-        values=encoded.values[:, first:stop],
-        lengths=torch.full_like(encoded.lengths, stop - first),
-        offset_s=encoded.offset_s + first * encoded.frame_shift_s,
-        layers={depth: layer[:, first:stop] for depth, layer in encoded.layers.items()},
-        extra={name: tensor[:, first:stop] for name, tensor in encoded.extra.items()},
-    )
+def _added(own: Tensor, taken: Tensor) -> Tensor:
+    """Frames [t d] with what the first of them take added to these."""
+    return torch.cat([own[: len(taken)] + taken.to(own.dtype), own[len(taken) :]])
 
 
 def depths_of(encoder: Encoder, layers: Sequence[int]) -> tuple[int | None, ...]:
-    """The depths that `layers` mean, None for the output itself; only that where the encoder has no inner layers.
+    """The depths that `layers` mean, None for the output itself, which is all that an encoder without inner layers has.
 
     **Raises** `PortError` for a depth that the encoder does not have, or one that is named twice.
     """
     deepest = encoder.depths
     if deepest is None:
+        if tuple(layers) != (-1,):
+            raise PortError(
+                f"contextual-adapter: layers are {list(layers)}, but {type(encoder).__name__} gives out no inner layers; "
+                f"leave layers empty, or [-1]"
+            )
         return (None,)
     found: list[int | None] = []
     for layer in layers:
@@ -353,13 +343,18 @@ def depths_of(encoder: Encoder, layers: Sequence[int]) -> tuple[int | None, ...]
 
 
 def _listed(phrases: Any) -> Sequence[Any]:
-    """A list of phrases; what a decoder made of one (its automaton) still names them."""
+    """A list of phrases; what a decoder made of one (its automaton) still names them. **Raises** `ContextError` for what
+    holds none."""
     if phrases is None:
         return ()
-    if not isinstance(phrases, list | tuple):
-        phrases = [phrase.text for phrase in getattr(phrases, "phrases", ())]
-    found: Sequence[Any] = phrases
-    return found
+    named = getattr(phrases, "phrases", None)
+    if named is not None:
+        return [phrase.text for phrase in named]
+    if not isinstance(phrases, Collection) or isinstance(phrases, str | bytes | Mapping | Set):
+        raise ContextError(
+            f"contextual-adapter: phrases: expected a list of texts, got {type(phrases).__name__} {str(phrases)[:40]!r}"
+        )
+    return phrases if isinstance(phrases, list | tuple) else list(phrases)
 
 
 def _key(phrases: Sequence[Any]) -> Any:

@@ -17,6 +17,7 @@ from slt_ctc_personalization.beam_search.settings import UNKNOWN_WORD_LOG_PROB
 from slt_ctc_personalization.evidence.build_evidence import has_attention, make_evidence
 from slt_ctc_personalization.language_model.english import LM_FILE, english_lexicon, english_lm
 from slt_ctc_personalization.language_model.ngram import NgramModel, load_lm
+from slt_ctc_personalization.language_model.unknown_words import with_unknown_words
 from slt_ctc_personalization.lexicon.confusions import Confusions, load_confusions
 from slt_ctc_personalization.lexicon.lexicon import (
     PHONES,
@@ -27,6 +28,7 @@ from slt_ctc_personalization.lexicon.lexicon import (
     spelling_lexicon,
 )
 from slt_ctc_personalization.lexicon.lexicon_trie import LexiconTrie, map_labels
+from slt_ctc_personalization.phones.g2p import Phonemes
 from slt_ctc_personalization.phrases.build_spellers import make_speller
 from slt_ctc_personalization.phrases.spelling import TargetSpeller
 from sltcore import ctc
@@ -150,9 +152,18 @@ def ctc_beam(config: CtcBeamConfig, ports: Ports) -> CtcBeam:
         files=files.kept,
         evidence=evidence,
         attention_supervision=config.attention_supervision,
+        pronounce=_pronounce(config, head.vocabulary),
         torch_engine=_torch_engine(config, search, mapped=labels.log_map is not None),
         always_torch=config.engine == "torch",
     )
+
+
+def _pronounce(config: CtcBeamConfig, vocabulary: Vocabulary) -> Callable[[str], Sequence[Sequence[str]]] | None:
+    """How an adapter's phrases are said where it is taught in phones that are not English."""
+    spoken = config.attention_supervision and vocabulary.kind == "phones"
+    if not spoken or config.language.partition("-")[0].lower() == "en":
+        return None
+    return Phonemes.of(config.language, vocabulary).pronounce
 
 
 def _torch_engine(config: CtcBeamConfig, search: BeamSearch, *, mapped: bool) -> TorchEngine | None:
@@ -274,7 +285,7 @@ def _digest(path: Path) -> str:
 
 def _language_model(config: CtcBeamConfig, files: _Files) -> NgramModel | None:
     if config.lm_file is not None:
-        return load_lm(files.path(config.lm_file, "lm_file"))
+        return with_unknown_words(load_lm(files.path(config.lm_file, "lm_file")))
     english = config.lm == "english" or (config.lm == "auto" and config.lexicon == "english")
     return english_lm() if english else None
 

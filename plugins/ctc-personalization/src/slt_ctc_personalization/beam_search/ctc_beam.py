@@ -64,13 +64,15 @@ class CtcBeam(Decoder, nn.Module):
         files: Mapping[str, bytes] | None = None,
         evidence: EvidenceReader | None = None,
         attention_supervision: float = 0.0,
+        pronounce: Callable[[str], Sequence[Sequence[str]]] | None = None,
         torch_engine: TorchEngine | None = None,
         always_torch: bool = False,
     ) -> None:
         """`to_frames` maps log-probabilities over the head's labels to those the search reads; None: they are the same.
 
         `spell_target` writes a text in the head's labels for training; None: the vocabulary does. `evidence` is needed
-        where the search's boosting is adaptive, and only there. `attention_supervision` is the weight of that loss.
+        where the search's boosting is adaptive, and only there. `attention_supervision` is the weight of that loss,
+        `pronounce` says words in the head's labels for it where these are phones; None: English.
         `torch_engine` searches in place of the compiled kernel where frames lie on a GPU; `always_torch`: everywhere.
         """
         super().__init__()
@@ -87,7 +89,7 @@ class CtcBeam(Decoder, nn.Module):
         self._always_torch = always_torch
         self._lists = PhraseLists(lambda phrases: search.prepare(speller.phrases(phrases)), search.settings)
         self._attention_supervision = attention_supervision
-        self._supervision = AttentionSupervision(head.vocabulary)
+        self._supervision = AttentionSupervision(head.vocabulary, pronounce=pronounce)
 
     @property
     def consumes(self) -> Port:

@@ -58,9 +58,9 @@ class PhoneSource:
             )
         return values
 
-    def hear(self, log_probs: Frames, phrases: Any) -> Evidence:
-        """The evidence of a whole utterance [t p]."""
-        rows = HitRows(self.spotter, self.table(phrases))
+    def hear(self, log_probs: Frames, table: SpotterTable) -> Evidence:
+        """The evidence of a whole utterance [t p] of the phrases of a table."""
+        rows = HitRows(self.spotter, table)
         return joined([rows.push(log_probs), rows.finish()])
 
 
@@ -146,16 +146,15 @@ class EvidenceReader:
         attention = self._attention(encoded, max(counts)) if self.attention else None
         phones = None if self.phones is None else self.phones.frames(encoded, own)
         lengths = encoded.lengths.tolist()
-        if self.phones is not None:
-            for row in listed:
-                self.phones.table(lists[row])  # once, before there are threads
+        # Made here, not in the threads: what is kept of lists is not locked, and a batch may hold more lists than are kept.
+        tables = {} if self.phones is None else {row: self.phones.table(lists[row]) for row in listed}
 
         def heard(row: int) -> Evidence:
             sources = []
             if attention is not None:
                 sources.append(from_attention(attention[row, : lengths[row], 1 : counts[row] + 1]))
             if phones is not None and self.phones is not None:
-                sources.append(self.phones.hear(phones[row, : lengths[row]], lists[row]))
+                sources.append(self.phones.hear(phones[row, : lengths[row]], tables[row]))
             return sources[0] if len(sources) == 1 else combined(*sources)
 
         for row, evidence in zip(listed, in_parallel(heard, listed, self.threads), strict=True):

@@ -7,8 +7,8 @@ from functools import cache
 
 import numpy as np
 
-from slt_ctc_personalization.language_model.arpa import MARKERS
 from slt_ctc_personalization.language_model.ngram import NgramModel, load_lm
+from slt_ctc_personalization.language_model.unknown_words import with_unknown_words
 from slt_ctc_personalization.lexicon.lexicon import Pronunciations, cmu_dictionary, pocketsphinx_file
 from sltcore.errors import DataError
 
@@ -26,13 +26,10 @@ def english_lm() -> NgramModel:
 
     Read once from the package pocketsphinx (4 s), then from the cache (0.1 s). Source and licence: `LM_SOURCE`.
     """
-    model = load_lm(pocketsphinx_file(LM_FILE))
+    model = with_unknown_words(load_lm(pocketsphinx_file(LM_FILE)))
     listed = set(model.words)
     words = [word[0] if len(word) == 2 and word[1] == "." and word[0] not in listed else word for word in model.words]
-    unigrams = model.tables.unigrams.copy()
-    rarest = model.unigram_log_probs()[len(MARKERS) :].min()
-    unigrams[0] = (unigrams[0] >> 32 << 32) | int(np.float32(rarest).view(np.uint32))
-    return NgramModel(words, model.order, model.tables._replace(unigrams=unigrams), source=LM_SOURCE)
+    return NgramModel(words, model.order, model.tables, source=LM_SOURCE)
 
 
 def frequent_words(

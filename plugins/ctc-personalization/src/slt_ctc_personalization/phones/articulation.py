@@ -16,10 +16,12 @@ from typing import NamedTuple
 from slt_ctc_personalization.lexicon.lexicon import ARPABET, NEAREST
 from sltcore.errors import VocabularyError
 
-TIE, LONG, HALF_LONG, SYLLABIC = "\u0361", "ː", "ˑ", "\u0329"
+TIE, LONG, HALF_LONG, RHOTIC = "\u0361", "ː", "ˑ", "˞"
 _LEFT_OUT = frozenset("ˈˌ.‿|‖ˀ˥˦˧˨˩↓↑↗↘¹²³⁴⁵⁻")
 _TONE_MARKS = frozenset("\u0300\u0301\u0302\u0304\u030c\u030b\u030f\u1dc4\u1dc5\u1dc8")
-_MODIFIERS = frozenset("ʰʱʲʷˠˤˡⁿ˞ːˑ")
+_LIGATURES = str.maketrans(
+    {"g": "ɡ", "ʦ": "t͡s", "ʣ": "d͡z", "ʧ": "t͡ʃ", "ʤ": "d͡ʒ", "ʨ": "t͡ɕ", "ʥ": "d͡ʑ"}  # and the other form of a letter
+)
 FARTHEST = 3.0
 """No label further than this stands for a sign."""
 
@@ -114,18 +116,22 @@ IPA = tuple(
 
 
 def signs_of(text: str) -> list[str]:
-    """The signs of a text in IPA: letters with their marks, joined ones together; stress, breaks and tones left out."""
+    """The signs of a text in IPA: letters with their marks, joined ones together; stress, breaks and tones left out.
+
+    A raised letter is a mark of the letter before it, and a letter where there is none (`ᵐb` is `m b`).
+    """
     signs: list[str] = []
     joins = False
-    letters = unicodedata.normalize("NFD", text).replace("c\u0327", "ç").replace("g", "ɡ")
+    letters = unicodedata.normalize("NFD", text).replace("c\u0327", "ç").translate(_LIGATURES)
     for character in letters:
         if character in _LEFT_OUT or character in _TONE_MARKS or character.isspace():
             continue
-        mark = unicodedata.combining(character) > 0 or character in _MODIFIERS
+        raised = unicodedata.category(character) == "Lm"
+        mark = raised or unicodedata.combining(character) > 0 or character == RHOTIC
         if signs and (mark or joins):
             signs[-1] += character
         else:
-            signs.append(character)
+            signs.append(unicodedata.normalize("NFKD", character) if raised else character)
         joins = character == TIE
     return signs
 

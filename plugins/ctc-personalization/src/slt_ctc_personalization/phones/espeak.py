@@ -23,7 +23,7 @@ _RETRIEVAL, _NO_SPEECH_OPTIONS = 1, 0x8000  # AUDIO_OUTPUT_RETRIEVAL; do not exi
 _UTF8 = 1
 _IPA, _SEPARATED = 0x02, ord("_") << 8
 _LANGUAGE_SWITCH = re.compile(r"\([a-z-]+\)")
-_STRESS = str.maketrans("", "", "ˈˌ‖|")
+_NO_SOUNDS = str.maketrans("", "", "ˈˌ‖|0123456789")  # stress, and espeak-ng's numbers for tones, which are no IPA
 
 
 class _Voice(ctypes.Structure):
@@ -132,7 +132,7 @@ class Espeak:
         while rest.value is not None:  # one clause a call, until nothing is left
             said = self._library.espeak_TextToPhonemes(pointer, _UTF8, _IPA | _SEPARATED)
             for word in (said or b"").decode("utf-8").split():
-                groups = [group.translate(_STRESS) for group in _LANGUAGE_SWITCH.sub("", word).split("_")]
+                groups = [group.translate(_NO_SOUNDS) for group in _LANGUAGE_SWITCH.sub("", word).split("_")]
                 groups = [group for group in groups if group]
                 if groups:
                     words.append(groups)

@@ -6,8 +6,9 @@ import heapq
 import re
 import threading
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import Literal, Protocol, TypeVar
 
 from slt_ctc_personalization.lexicon.lexicon import (
@@ -19,6 +20,7 @@ from slt_ctc_personalization.lexicon.lexicon import (
 )
 from slt_ctc_personalization.phones.articulation import PhoneMap
 from slt_ctc_personalization.phones.espeak import Spoken, has_espeak, load_espeak
+from slt_ctc_personalization.phones.written_words import bare, foreign_script, is_short_name, may_be_spelled, readable
 from sltcore.errors import DataError, SltError, VocabularyError
 from sltcore.vocabulary import Vocabulary
 
@@ -35,16 +37,6 @@ ACCENTS: Mapping[str, tuple[str, ...]] = {
 }
 """Voices of espeak-ng that are asked where none are named; other languages have one."""
 MOST_PATHS = 16
-MOST_SPELLED = 6
-_SCRIPTS = {
-    "CYRILLIC": ("ru", "uk", "be", "bg", "mk", "sr", "kk", "ky", "tt", "ba", "cv", "nog"),
-    "GREEK": ("el", "grc"),
-}
-_OTHER_SCRIPTS = {
-    "am", "ar", "as", "bn", "bpy", "chr", "cmn", "fa", "gu", "he", "hi", "hy", "hyw", "ja", "ka", "kn", "ko", "kok",
-    "ml", "mr", "my", "ne", "or", "pa", "sd", "shn", "si", "ta", "te", "th", "ti", "ug", "ur", "yue",
-}  # fmt: skip
-_EDGES = re.compile(r"^[^\w]+|[^\w]+$")
 _SCHWA = "ə"
 
 
@@ -81,7 +73,7 @@ class Phonemes:
     answer is kept.
 
     **Raises** `DataError` when the language needs espeak-ng and its package is missing, or it has no such voice;
-    `VocabularyError` when no label is a phone.
+    `VocabularyError` when no label is a phone, or `dictionary` writes words in something else.
     """
 
     def __init__(
@@ -106,6 +98,7 @@ class Phonemes:
         self._english = self.language.partition("-")[0] == "en"
         self._ids = {label: index for index, label in enumerate(self.labels)}
         left_out = {boundary, *excluded}
+        self._check_dictionary(left_out - {boundary})
         phones = [label for index, label in enumerate(self.labels) if index not in left_out]
         as_cmu = self._english and set(PHONES) <= set(phones)
         self._to_phones = PhoneMap(PHONES if self._english else phones)
@@ -141,6 +134,15 @@ class Phonemes:
             respelled=respelled,
             guess=guess,
         )
+
+    def _check_dictionary(self, left_out: Container[int | None]) -> None:
+        for word, choices in self.dictionary.items():
+            for label in chain.from_iterable(choices):
+                if self._ids.get(label) is None or self._ids[label] in left_out:
+                    raise VocabularyError(
+                        f"dictionary: {word!r} is said with {label!r}, which is no phone of the labels "
+                        f"({' '.join(self.labels[:12])} ...); write it in those"
+                    )
 
     def _chosen_guess(self, guess: Guess) -> Guess:
         if guess == "hama" and not self._english:
@@ -185,14 +187,21 @@ class Phonemes:
         """Every way to say a phrase, at most `MOST_PATHS` of each of its spellings: label ids, likeliest first.
 
         The boundary label stands between words, where there is one; then the same paths without it, as words run together.
-        **Raises** `VocabularyError` when the phrase is empty or a word cannot be said.
+        A text that cannot be said may have spellings that can. **Raises** `VocabularyError` when the phrase is empty, or a
+        word of a spelling, or of a text without any, cannot be said.
         """
         found: dict[tuple[int, ...], None] = {}
         for text in (entry.text, *entry.spellings):
             words = text.split()
             if not words:
                 raise VocabularyError(f"phrase {entry.text!r} has an empty text or spelling; give at least one word")
-            for said in _ranked([self.paths(word) for word in words], MOST_PATHS):
+            try:
+                choices = [self.paths(word) for word in words]
+            except VocabularyError:
+                if text != entry.text or not entry.spellings:
+                    raise
+                continue
+            for said in _ranked(choices, MOST_PATHS):
                 between = () if self.boundary is None else (self.boundary,)
                 joined = [label for word in said for label in (*between, *word)]
                 found[tuple(joined[len(between) :])] = None
@@ -208,7 +217,7 @@ class Phonemes:
         """
         labels: list[int] = []
         for word in text.split():
-            if not _EDGES.sub("", word):
+            if not bare(word):
                 continue  # a dash between words
             labels += self.paths(word)[0]
             if self.boundary is not None:
@@ -228,14 +237,14 @@ class Phonemes:
             return {word: self._answers[word] for word in wanted}
 
     def _answered(self, words: Sequence[str]) -> dict[str, list[list[str]] | SltError]:
-        plain = {word: _EDGES.sub("", unicodedata.normalize("NFC", word)) for word in words}
+        plain = {word: bare(unicodedata.normalize("NFC", word)) for word in words}
         asked = [word for word in words if plain[word] and self._listed(word, plain[word]) is None]
-        readable = [word for word in asked if self._foreign(plain[word]) is None]
+        sayable = [word for word in asked if foreign_script(plain[word], self.language) is None]
         voices = self.voices
         if not voices and self.guess == "espeak":  # only what the dictionary lacks
             voices = (load_espeak().voice_of(self.language),)
-            readable = [word for word in readable if not self._cmu(plain[word])]
-        heard = {voice: dict(zip(readable, self._say(readable, plain, voice), strict=True)) for voice in voices}
+            sayable = [word for word in sayable if not self._cmu(plain[word])]
+        heard = {voice: dict(zip(sayable, self._say(sayable, plain, voice), strict=True)) for voice in voices}
         found: dict[str, list[list[str]] | SltError] = {}
         for word in words:
             try:
@@ -245,7 +254,7 @@ class Phonemes:
         return found
 
     def _say(self, words: Sequence[str], plain: Mapping[str, str], voice: str) -> list[Spoken]:
-        return load_espeak().say([_readable(plain[word]) for word in words], voice)
+        return load_espeak().say([readable(plain[word]) for word in words], voice)
 
     def _answer(self, word: str, plain: str, heard: Mapping[str, Spoken]) -> list[list[str]]:
         listed = self._listed(word, plain)
@@ -253,7 +262,7 @@ class Phonemes:
             return listed[: self.alternatives]
         if not plain:
             raise VocabularyError(f"{word!r} has no letter or digit, so it is not said; leave it out")
-        foreign = self._foreign(plain)
+        foreign = foreign_script(plain, self.language)
         if foreign is not None:
             raise VocabularyError(
                 f"{word!r} is written in {foreign.title()} letters, which {self.language!r} does not read; give it a "
@@ -292,7 +301,7 @@ class Phonemes:
         """Ways to say a word, likeliest first, each made when it is asked for."""
         known = self._cmu(plain) if self._english else []
         spelled = partial(self._spelled, plain)
-        short = _is_short_name(plain)
+        short = is_short_name(plain)
         for phones in known:
             yield partial(list, [phones])
         if short and not known:
@@ -301,7 +310,7 @@ class Phonemes:
             yield partial(self._guessed, plain)
         for said in heard.values():
             yield partial(self._heard, said)
-        if (short and known) or _may_be_spelled(plain):
+        if (short and known) or may_be_spelled(plain):
             yield spelled
 
     def _cmu(self, plain: str) -> list[list[str]]:
@@ -347,35 +356,6 @@ class Phonemes:
         if self._schwa and vowels > 1 and "ʌ" in phones:
             return [[_SCHWA if phone == "ʌ" else phone for phone in phones], list(phones)]
         return [list(phones)]
-
-    def _foreign(self, plain: str) -> str | None:
-        """The script of the first letter that the language does not read; None where that is not known."""
-        if self.language.partition("-")[0] in _OTHER_SCRIPTS:
-            return None
-        for character in plain:
-            script = unicodedata.name(character, "unnamed").partition(" ")[0] if character.isalpha() else "LATIN"
-            own = self.language.partition("-")[0] in _SCRIPTS.get(script, ())
-            if script not in ("LATIN", "MODIFIER", "FEMININE", "MASCULINE") and not own:
-                return script
-        return None
-
-
-def _readable(plain: str) -> str:
-    """Capitals that are a word rather than letters are read as one: espeak-ng spells what is short and in capitals."""
-    return plain.lower() if plain.isupper() and len(plain) > MOST_SPELLED else plain
-
-
-def _is_short_name(plain: str) -> bool:
-    letters = [character for character in plain if character.isalpha()]
-    bare = {unicodedata.normalize("NFD", character.lower())[0] for character in letters}
-    return plain.isupper() and 1 < len(letters) <= MOST_SPELLED and (len(letters) <= 3 or not bare & set("aeiouy"))
-
-
-def _may_be_spelled(plain: str) -> bool:
-    letters = sum(character.isalpha() for character in plain)
-    digits = sum(character.isdigit() for character in plain)
-    short = letters + digits <= MOST_SPELLED
-    return short and ((plain.isupper() and letters > 1) or (digits > 0 and letters > 0) or digits > 1 or letters == 1)
 
 
 def _ranked(choices: Sequence[Sequence[Item]], most: int) -> Iterator[list[Item]]:

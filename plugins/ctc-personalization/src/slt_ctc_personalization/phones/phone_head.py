@@ -68,7 +68,8 @@ class PhoneHead(Encoder, nn.Module):
     **Source**: the "phone alignment network" beside a CTC model that Dingliwal et al., arXiv:2210.09510, name; its shape,
     a linear layer trained by phone CTC on a frozen encoder, is ours.
 
-    **Raises** `PortError` when the base is no module, has no such layer, or does not hold the shared head.
+    **Raises** `PortError` when the base is no module, has no such layer, or does not hold the shared head, and where layers
+    are named for a shared head.
     """
 
     def __init__(
@@ -88,6 +89,11 @@ class PhoneHead(Encoder, nn.Module):
             raise PortError(f"phone-head: its encoder is a {type(encoder).__name__}, expected an nn.Module")
         if (reader is None) == (shared is None):
             raise PortError("phone-head: give a new reader or a head that the encoder holds, one of the two")
+        if shared is not None and tuple(layers) != (-1,):
+            raise PortError(
+                f"phone-head: layers are {list(layers)}, but a head that the base brings reads its own; leave layers out, or "
+                f"choose phones that need a new head"
+            )
         self.encoder: Any = encoder
         self.vocabulary = vocabulary
         self.language = language

@@ -29,7 +29,7 @@ def make_speller(
     if vocabulary.kind != "phones":
         if pronunciations is None:
             return LabelSpeller(vocabulary, bonus, segmentations=segmentations)
-        return LexiconSpeller(vocabulary.spell, bonus)
+        return LexiconSpeller(vocabulary.spell, bonus, known=pronunciations)
     sounds: Pronounce = EnglishPaths(names)
     if language.partition("-")[0].lower() != "en":
         others = {vocabulary.labels[index] for index in (vocabulary.blank, *vocabulary.special)}
@@ -37,7 +37,7 @@ def make_speller(
         sounds = Phonemes(language, names, boundary=boundary, excluded=excluded)
     if pronunciations is None:
         return PhoneSpeller(sounds, boundary, bonus)
-    return LexiconSpeller(sounds, bonus)
+    return LexiconSpeller(sounds, bonus, known=pronunciations)
 
 
 class EnglishPaths:
@@ -60,5 +60,7 @@ class EnglishPaths:
         found = self._pronouncer.pronounce(word) if guess is None else guess.pronounce(word)
         paths = [[ids[phone] for phone in phones] for phones in found if all(phone in ids for phone in phones)]
         if not paths:
-            raise VocabularyError(f"{word!r} has no pronunciation: nothing in it can be spoken as English")
+            raise VocabularyError(
+                f"{word!r} has no pronunciation: nothing in it can be spoken as English; write how it is said, or leave it out"
+            )
         return paths

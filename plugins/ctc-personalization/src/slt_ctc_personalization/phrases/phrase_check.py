@@ -71,6 +71,8 @@ def check(reader: Any, phrases: Any, *, everyday: EverydayWords | None = None) -
     or where the list is no list.
     """
     parts = _readers(reader)
+    if isinstance(phrases, Iterator):  # it is read twice
+        phrases = list(phrases)
     given = entries(phrases)
     spellers = [(part, speller) for part in parts for speller in _spellers(part)[:1]]
     if not spellers:

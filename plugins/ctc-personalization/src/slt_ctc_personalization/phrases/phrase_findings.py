@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator, Sequence
 from itertools import islice, product
 from typing import Any, NamedTuple
@@ -17,6 +18,11 @@ LONG_WORDS = 8
 NO_EFFECT, WARNING, GOOD = "no effect", "warning", "good"
 
 Path = tuple[int, ...]
+
+
+def _plain(text: str) -> str:
+    """A text without its case, its spaces and the way its accents are encoded."""
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
 
 
 class Finding(NamedTuple):
@@ -119,12 +125,12 @@ class PhraseJudge:
         for path in paths:
             self._taken.setdefault(path, entry.text)
         if other is not None and other != entry.text:
-            same = "is said like" if self._names.kind == "phones" else "is written in the same labels as"
-            same = (
-                f"is said like {other!r} of the list: a recogniser of phones cannot tell them apart"
-                if self._names.kind == "phones"
-                else f"is written in the same labels as {other!r} of the list; keep one"
-            )
+            if _plain(other) == _plain(entry.text):
+                same = f"is {other!r} of the list in another case or encoding; keep one"
+            elif self._names.kind == "phones":
+                same = f"is said like {other!r} of the list: a recogniser of phones cannot tell them apart"
+            else:
+                same = f"is written in the same labels as {other!r} of the list; keep one"
             yield Finding(WARNING, "duplicate", same)
 
     def _length(self, entry: Entry, paths: Sequence[Path]) -> Iterator[Finding]:
@@ -136,7 +142,7 @@ class PhraseJudge:
             yield Finding(
                 WARNING,
                 "short",
-                f"{what} {min(sizes)} {unit}: so short a phrase fires everywhere; give a longer form, or a low weight",
+                f"{what} {min(sizes)} {unit if min(sizes) > 1 else unit[:-1]}: so short a phrase fires everywhere; give a longer form, or a low weight",
             )
         words = len(entry.text.split())
         if words > LONG_WORDS:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from sltcore.types import ContextKey
@@ -42,7 +42,9 @@ class PhraseLists:
             return None
         if isinstance(phrases, PreparedPhrases) and id(self._owner) in phrases.made:
             return phrases.made[id(self._owner)][1]
-        key = repr(tuple(phrases)) if isinstance(phrases, list | tuple) else repr(phrases)
+        if isinstance(phrases, Iterable) and not isinstance(phrases, str | Mapping):
+            phrases = tuple(phrases)  # an array's own text leaves out its middle, and an object's says where it lies
+        key = repr(phrases)
         if key not in self._kept:
             self._kept[key] = self._make(phrases)
             while len(self._kept) > KEPT_LISTS:

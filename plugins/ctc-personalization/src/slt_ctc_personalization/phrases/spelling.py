@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice, product
+from numbers import Real
 from typing import Any, NamedTuple
 
 from slt_ctc_personalization.phrases.phrases import Phrase
@@ -18,6 +20,8 @@ SHOWN = 10
 FIELDS = ("text", "weight", "bonus", "spellings")
 NUMBERS = ("weight", "bonus")
 MOST_BONUS = 1e6
+AROUND_WORDS = '.,!?;:"()“”„«»…'
+APOSTROPHES = str.maketrans("’ʼ", "''")
 
 Pronounce = Callable[[str], Sequence[Sequence[int]]]
 
@@ -50,7 +54,12 @@ def entries(phrases: Any) -> list[Entry]:
         else:
             places[key], found[key] = index, given
     return [
-        Entry(g["text"], g.get("bonus"), tuple(g["spellings"]) if "spellings" in g else (), g.get("weight", 1.0))
+        Entry(
+            g["text"],
+            float(g["bonus"]) if "bonus" in g else None,
+            tuple(g["spellings"]) if "spellings" in g else (),
+            float(g.get("weight", 1.0)),
+        )
         for g in found.values()
     ]
 
@@ -69,8 +78,11 @@ def _fields(phrase: Any, index: int) -> dict[str, Any]:
     given = {key: value for key, value in phrase.items() if value is not None}
     for name in NUMBERS:
         value = given.get(name, 0)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < MOST_BONUS:
-            raise ContextError(f"phrases[{index}]: {name} is {value!r}, expected a number from 0")
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value < MOST_BONUS:
+            raise ContextError(
+                f"phrases[{index}]: {name} is {value!r}, expected a number from 0 and below {MOST_BONUS:,.0f}, for "
+                f"{given['text'][:40]!r}"
+            )
     _refuse_both(given, f"phrases[{index}]")
     spellings = given.get("spellings", ())
     if not isinstance(spellings, list | tuple) or not all(isinstance(item, str) for item in spellings):
@@ -215,15 +227,19 @@ class PhoneSpeller(Speller):
 class LexiconSpeller(Speller):
     """Phrases as words with pronunciations, for a search with a lexicon."""
 
-    def __init__(self, pronounce: Pronounce, bonus: float) -> None:
+    def __init__(self, pronounce: Pronounce, bonus: float, *, known: Collection[str] = ()) -> None:
+        """`known` are the words of the lexicon, in its case; a word that it has in no case is written in the case of all."""
         super().__init__(bonus)
         self.pronounce = pronounce
+        self._known = known
+        self._is_upper = bool(known) and not any(map(str.islower, known))
 
     def spell(self, entry: Entry) -> Phrase:
-        """The words in lower case and without punctuation around them, each with its pronunciations; further spellings say how the whole is said, word by
-        word. **Raises** `VocabularyError` when a further spelling has another number of words."""
+        """The words as the lexicon writes them and without punctuation around them, each with its pronunciations; further
+        spellings say how the whole is said, word by word. **Raises** `VocabularyError` when a further spelling has
+        another number of words."""
         words = entry.text.split()
-        keys = [_key(word) for word in words]
+        keys = [self._written(word) for word in words]
         sounds: dict[str, list[Sequence[int]]] = {key: [] for key in keys}
         for key, word in zip(keys, words, strict=True):
             try:
@@ -247,6 +263,13 @@ class LexiconSpeller(Speller):
             pronunciations={key: tuple(dict.fromkeys(map(tuple, paths))) for key, paths in sounds.items()},
             per_label=per_label,
         )
+
+    def _written(self, word: str) -> str:
+        """A word as the lexicon has it: another case would be another word, which the language model does not know."""
+        bare = _bare(word)
+        forms = (bare, bare.lower(), bare.upper(), bare.capitalize())
+        otherwise = bare.upper() if self._is_upper else bare.lower()
+        return next((form for form in forms if form in self._known), otherwise)
 
 
 class TargetSpeller:
@@ -275,5 +298,11 @@ class TargetSpeller:
 
 
 def _key(word: str) -> str:
-    """A word as a lexicon writes it: lower case, without the punctuation around it."""
-    return word.lower().strip('.,!?;:"()') or word.lower()
+    """A word as most lexicons write it: lower case, without the punctuation around it."""
+    return _bare(word).lower()
+
+
+def _bare(word: str) -> str:
+    """A word without the punctuation around it, with composed accents and the plain apostrophe that lexicons have."""
+    plain = unicodedata.normalize("NFC", word).translate(APOSTROPHES)
+    return plain.strip(AROUND_WORDS) or plain

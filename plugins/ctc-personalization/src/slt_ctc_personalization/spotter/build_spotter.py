@@ -35,7 +35,8 @@ class Tuned(NamedTuple):
 
 LABELS = Tuned(context_weight=3.0, threshold=0.0, beam=7.0, missed_border=3.0)
 """Letters and sub-words: the context weight and the beam are those of the paper."""
-# Phones: chosen on the training prompts of asterisk-en, for 30 false hits an hour of 100 words that nobody says.
+# Phones: chosen on the training prompts of asterisk-en, one voice in a studio; what they cost in false hits
+# elsewhere is not measured, so a list for other recordings may want another threshold.
 PHONES_HEARD = Tuned(context_weight=1.5, threshold=1.4, beam=4.0, missed_border=2.0)
 PHONES_MEANT = Tuned(context_weight=1.0, threshold=1.0, beam=4.0, missed_border=1.0)
 
