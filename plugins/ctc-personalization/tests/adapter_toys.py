@@ -124,7 +124,7 @@ def adapter(base: Encoder | None = None, *, seed: int = 0, attended: int | None 
     script = LabelScript(vocabulary())
     d_model = int(base.produces.attributes["d"])
     catalogue = Catalogue(script.size, 16, hidden=24)
-    attention = PhraseAttention(catalogue, d_model, width=32, attended=attended, looked_into=2)
+    attention = PhraseAttention(catalogue, d_model, width=32, attended=attended)
     return ContextualAdapter(base, attention, script=script, **options)
 
 

@@ -46,7 +46,6 @@ def contextual_adapter(config: ContextualAdapterConfig, ports: Ports) -> Context
         attended=config.attended,
         context_frames=config.context_frames,
         context_step=config.context_step,
-        looked_into=config.looked_into,
     )
     return ContextualAdapter(
         base,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby, islice, product
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -138,16 +138,6 @@ class PhoneScript(Script):
         return found
 
 
-class Read(NamedTuple):
-    """What a catalogue knows of k phrases: `vectors` [k+1 c], row 0 for no phrase, and of the symbols of all their
-    spellings, one behind the other, `states` [s c]; `start` and `count` [k] int64 say which of them are whose."""
-
-    vectors: Tensor
-    states: Tensor
-    start: Tensor
-    count: Tensor
-
-
 class Catalogue(nn.Module):
     """Vectors of phrases: `c = [last forward state; last backward state]` of an LSTM over the embedded symbols.
 
@@ -166,43 +156,29 @@ class Catalogue(nn.Module):
         self.norm = nn.LayerNorm(self.width)
         self.no_phrase = nn.Parameter(torch.randn(self.width))
 
-    def forward(self, phrases: Sequence[Written]) -> Read:
-        """Of k phrases, float32."""
-        device = self.no_phrase.device
+    def forward(self, phrases: Sequence[Written]) -> Tensor:
+        """[k+1 c] float32 of k phrases."""
         spellings = [symbols for phrase in phrases for symbols in phrase]
-        owner = torch.tensor([place for place, phrase in enumerate(phrases) for _ in phrase], dtype=torch.long)
-        lengths = torch.tensor([len(spelling) for spelling in spellings], dtype=torch.long)
-        count = torch.zeros(len(phrases), dtype=torch.long).index_add(0, owner, lengths)
         order = sorted(range(len(spellings)), key=lambda place: -len(spellings[place]))
-        parts = [
-            self._read([spellings[place] for place in group])
-            for _, alike in groupby(order, key=lambda place: len(spellings[place]))
-            for group in _pieces(list(alike))
+        states = [
+            self._read([spellings[place] for place in order[start : start + PHRASES_AT_ONCE]])
+            for start in range(0, len(order), PHRASES_AT_ONCE)
         ]
-        if not parts:
-            empty = count.to(device)
-            return Read(self.no_phrase[None], self.no_phrase.new_zeros(0, self.width), empty, empty)
-        sorted_ = torch.tensor(order)
-        begin = torch.empty_like(lengths)  # of each spelling among the states as they were read
-        begin[sorted_] = lengths[sorted_].cumsum(0) - lengths[sorted_]
-        first = lengths.cumsum(0) - lengths
-        states = torch.arange(int(lengths.sum())) + torch.repeat_interleave(begin - first, lengths)
-        read = torch.cat([last for last, _ in parts])
-        vectors = read.new_zeros(len(phrases), self.width).index_add(0, owner[sorted_].to(device), read)
-        vectors = vectors / torch.bincount(owner, minlength=len(phrases))[:, None].to(device)
-        return Read(
-            torch.cat([self.no_phrase[None], vectors]),
-            torch.cat([state for _, state in parts]).index_select(0, states.to(device)),
-            (count.cumsum(0) - count).to(device),
-            count.to(device),
-        )
+        if not states:
+            return self.no_phrase[None]
+        device = self.no_phrase.device
+        counts = torch.tensor([len(phrase) for phrase in phrases], device=device)
+        owner = torch.repeat_interleave(torch.arange(len(phrases), device=device), counts)
+        read = torch.cat(states)
+        vectors = read.new_zeros(len(phrases), self.width).index_add(0, owner[torch.tensor(order, device=device)], read)
+        return torch.cat([self.no_phrase[None], vectors / counts[:, None]])
 
-    def _read(self, spellings: Sequence[Symbols]) -> tuple[Tensor, Tensor]:
-        """Vectors [n c] of spellings of one length, and those of their symbols [s c], one spelling behind the other."""
-        symbols = torch.tensor(spellings, device=self.no_phrase.device)
-        states, (last, _) = self.lstm(self.embedding(symbols.T))
-        return self.norm(torch.cat([last[0], last[1]], dim=1)), self.norm(states.transpose(0, 1).flatten(0, 1))
-
-
-def _pieces(places: Sequence[int]) -> Iterator[Sequence[int]]:
-    return (places[start : start + PHRASES_AT_ONCE] for start in range(0, len(places), PHRASES_AT_ONCE))
+    def _read(self, spellings: Sequence[Symbols]) -> Tensor:
+        """Vectors [n c] of spellings, longest first; those of one length are read together, so none is padded."""
+        states = []
+        for _, group in groupby(spellings, key=len):
+            symbols = torch.tensor(list(group), device=self.no_phrase.device)
+            _, (last, _) = self.lstm(self.embedding(symbols.T))
+            states.append(torch.cat([last[0], last[1]], dim=1))
+        vectors: Tensor = self.norm(torch.cat(states))
+        return vectors

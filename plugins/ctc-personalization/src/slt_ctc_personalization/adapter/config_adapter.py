@@ -71,12 +71,6 @@ class ContextualAdapterConfig(Config):
     attended: int | None = Field(
         64, ge=1, le=100_000, description="phrases that a frame may look at, the best ones; empty: all of the list"
     )
-    looked_into: int = Field(
-        4,
-        ge=0,
-        le=100,
-        description="phrases that a frame looks into symbol by symbol, those it looks at most; 0: each counts as a whole",
-    )
     keep_base_mb: int = Field(
         1024, ge=0, le=1_000_000, description="memory for outputs of the base in training, in MB; 0: none are kept"
     )

@@ -65,7 +65,7 @@ class ContextualAdapter(Encoder, nn.Module):
         self.script = script
         self.depths_read = depths_of(encoder, layers)
         encoder.keep_layers([depth for depth in self.depths_read if depth is not None])
-        self.padding_tolerance = 10 * encoder.padding_tolerance  # two softmaxes behind each other
+        self.padding_tolerance = 2 * encoder.padding_tolerance
         self._sampler = sampler
         self._vocabulary = vocabulary
         self._memory = BaseMemory(keep_base_bytes) if keep_base_bytes else None
@@ -216,44 +216,18 @@ class ContextualAdapter(Encoder, nn.Module):
         self, encoded: Encoded, found: Sequence[Tensor], tables: Sequence[Table | None], columns: int
     ) -> tuple[Tensor, Tensor]:
         """The same with gradients, of tensors that are not written into."""
-        values = encoded.values
-        taken: list[Tensor | None] = []
-        looked: list[Tensor] = []
-        chosen: list[tuple[Tensor, ...] | None] = []
+        values, rows, looked = encoded.values, [], []
         for row, (length, table) in enumerate(zip(encoded.lengths.tolist(), tables, strict=True)):
             if table is None:
-                taken.append(None)
-                chosen.append(None)
-                looked.append(values.new_ones(length, 1, dtype=torch.float32))
+                attention = values.new_ones(length, 1, dtype=torch.float32)
+                rows.append(values[row])
             else:
                 queries = self.adapter.queries([layer[row, :length] for layer in found])
-                whole, attention = self.adapter.look(queries, table)
-                taken.append(whole)
-                chosen.append((queries, *self.adapter.phrases_of(attention, table)))
-                looked.append(attention)
-        self._take_symbols(taken, chosen, tables)
-        rows = [own if part is None else _added(own, part) for own, part in zip(values, taken, strict=True)]
-        rooms = [(0, columns - one.shape[1], 0, values.shape[1] - len(one)) for one in looked]
-        padded = [nn.functional.pad(one, room) for one, room in zip(looked, rooms, strict=True)]
-        return torch.stack(rows), torch.stack(padded)
-
-    def _take_symbols(
-        self, taken: list[Tensor | None], chosen: Sequence[tuple[Tensor, ...] | None], tables: Sequence[Table | None]
-    ) -> None:
-        """Add what frames take of symbols, all utterances together that share them: a gradient of the symbols costs as
-        much as they are many, not as they are looked at."""
-        sharing: dict[int, list[int]] = {}
-        for row, table in enumerate(tables):
-            if table is not None:
-                sharing.setdefault(id(table.symbol_keys), []).append(row)
-        for rows in sharing.values():
-            table = tables[rows[0]]
-            parts = [part for part in (chosen[row] for row in rows) if part is not None]
-            assert table is not None
-            found = self.adapter.look_into(*(torch.cat(columns) for columns in zip(*parts, strict=True)), table)
-            for row, more in zip(rows, found.split([len(part[0]) for part in parts]), strict=True):
-                whole = taken[row]
-                taken[row] = more if whole is None else whole + more
+                taken, attention = self.adapter(queries, table)
+                rows.append(torch.cat([values[row, :length] + taken.to(values.dtype), values[row, length:]]))
+            room = (0, columns - attention.shape[1], 0, values.shape[1] - length)
+            looked.append(nn.functional.pad(attention, room))
+        return torch.stack(rows), torch.stack(looked)
 
     def tables(self, lists: Sequence[Sequence[Any]]) -> list[Table | None]:
         """The keys and values of each utterance's list, None for an empty one."""
@@ -308,11 +282,6 @@ class ContextualAdapter(Encoder, nn.Module):
 
     def _is_hooked(self) -> bool:
         return any(module._forward_hooks or module._forward_pre_hooks for module in self.encoder.modules())
-
-
-def _added(own: Tensor, taken: Tensor) -> Tensor:
-    """Frames [t d] with what the first of them take added to these."""
-    return torch.cat([own[: len(taken)] + taken.to(own.dtype), own[len(taken) :]])
 
 
 def depths_of(encoder: Encoder, layers: Sequence[int]) -> tuple[int | None, ...]:
