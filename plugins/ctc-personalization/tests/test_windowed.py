@@ -198,6 +198,19 @@ def test_states_are_reused_for_lists_of_any_size():
     assert found[0] == found[2]
 
 
+@pytest.mark.parametrize("floor", [0.0, 0.2])
+def test_what_was_heard_before_leaves_no_trace(floor):
+    x = batch(seed=3, size=1, frames=80)
+    used = windowed(beam=20, n_best=3, evidence_floor=floor)
+    table = table_of(used)
+    for seed in range(6):
+        sound = ev.combined(sparse(seed, 80), heard(80, p2=(70, 80, 0.5)))  # the last row is not empty
+        fresh = windowed(beam=20, n_best=3, evidence_floor=floor)
+        assert used.decode(x, phrases=table, evidence=[sound]) == fresh.decode(
+            x, phrases=table_of(fresh), evidence=[sound]
+        )
+
+
 def test_the_trie_knows_what_each_node_may_pay():
     claims = build_claims([[(1, 2), (1, 2, 3)], [(1, 2, 3, 4)], [(5,)]], [2.0, 8.0, 1.0], floor=0.5)
     nodes = [0]
@@ -206,6 +219,7 @@ def test_the_trie_knows_what_each_node_may_pay():
     assert list(claims.depth[nodes]) == [0, 1, 2, 3, 4]
     assert list(claims.credit[nodes]) == [0.0, 2.0, 4.0, 6.0, 0.0]
     assert list(claims.most[nodes]) == [8.0, 8.0, 8.0, 8.0, 0.0]
+    assert list(claims.paid[nodes]) == [0.0, 0.0, 2.0, 2.0, 8.0]
     assert sorted(claims.path_leaf[claims.path_start[0] : claims.path_start[1]]) == sorted([nodes[2], nodes[3]])
 
 

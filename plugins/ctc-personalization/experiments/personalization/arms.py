@@ -65,11 +65,10 @@ def sweep_of(arm: Arm) -> tuple[float, ...]:
 
 
 class Decoded(NamedTuple):
-    """Texts in the order of the examples, CPU seconds of the search, bytes of the list's tables."""
+    """Texts in the order of the examples, and the CPU seconds of adapter and search."""
 
     texts: list[str]
     cpu_s: float
-    list_bytes: int | None
 
 
 def fields_of(arm: Arm, weight: float | None, lm: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,8 +115,7 @@ def decode(decoder: Any, encodings: Encodings, frames: Sequence[Encoded], words:
     begin = time.process_time()
     found = [said(index) for index in range(len(frames))]
     seconds = time.process_time() - begin
-    table = getattr(whole.get("phrases"), "table", None)
-    return Decoded(encodings.spread(found), seconds, getattr(table, "nbytes", None))
+    return Decoded(encodings.spread(found), seconds)
 
 
 @torch.no_grad()

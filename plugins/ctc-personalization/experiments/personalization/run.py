@@ -2,8 +2,8 @@
 
     python run.py --language en --runs RUNS --out OUT      (after train.sh; --sizes 0,10,100 --seeds 0,1 for less)
 
-RUNS holds the adapters that `train.sh` makes, adapter-LANG-SEED; the bases with their phone heads lie in `bases`. Everything is kept in OUT: a second
-call goes on where the first one stopped. The arms stand in `arms.py`, the words in `lists.py`, peers in `peers.py`.
+RUNS holds the adapters that `train.sh` makes, adapter-LANG-SEED; the bases with their phone heads lie in `bases`.
+Everything is kept in OUT: a second call goes on where the first one stopped. The arms stand in `arms.py`, the words in `lists.py`, peers in `peers.py`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -46,6 +47,7 @@ from slt_ctc_personalization.language_model.build_lm import estimate  # noqa: E4
 from slt_ctc_personalization.language_model.english import LM_FILE  # noqa: E402
 from slt_ctc_personalization.language_model.sphinx_lm import read_sphinx  # noqa: E402
 from slt_ctc_personalization.lexicon.lexicon import pocketsphinx_file  # noqa: E402
+from slt_ctc_personalization.phrases.list_cost import cost  # noqa: E402
 
 BASES = Path(__file__).parent / "bases"
 SIZES = (0, 10, 100, 1_000, 10_000)
@@ -293,6 +295,31 @@ def all_arms(study: Study, only: str = "") -> list[Scores]:
     return found
 
 
+COSTED = ("boosting", "phones", "adapter", "everything", "everything-windowed")
+
+
+def list_costs(study: Study) -> list[dict[str, Any]]:
+    """What it takes to make lists ready: CPU seconds and megabytes, by arm and list."""
+    rows = []
+    for name in COSTED:
+        arm = ARMS[name]
+        pipeline = sltcore.load(str(study.bundle(arm, study.seeds[0])))
+        adapter = pipeline.parts["encoder"] if arm.frames == "adapter" else None
+        for label, words in lists(study):
+            row: dict[str, Any] = {"arm": name, "list": label, "phrases": len(words), "seconds": 0.0, "mb": 0.0}
+            if arm.weighted:
+                decoder = decoder_of(study.bundle(arm, study.seeds[0]), fields_of(arm, 1.0, study.lm))
+                row["seconds"], size = cost([decoder], words)
+                row["mb"] = size / 1e6
+            if adapter is not None:
+                begin = time.process_time()
+                adapter.prepare({"phrases": words})
+                row["seconds"] += time.process_time() - begin
+                row["mb"] += sum(tensor.nbytes for tensor in adapter.tables([words])[0]) / 1e6
+            rows.append(row)
+    return rows
+
+
 def peer_arms(study: Study, lm: Mapping[str, Any], scores: Scores, part: str) -> None:
     """The peers' hotwords on the base's log-probabilities, their weight from the same sweep."""
     decoder = decoder_of(study.bundle(ARMS["greedy"], None), {"use": "ctc-beam"})
@@ -331,7 +358,7 @@ def peer_arms(study: Study, lm: Mapping[str, Any], scores: Scores, part: str) ->
 
             def run(peer: str = peer, words: Words = words, weight: float = weight) -> Any:
                 found = said(peer, part, words, weight)
-                return Decoded(found.texts, found.cpu_s, None)._asdict()
+                return Decoded(found.texts, found.cpu_s)._asdict()
 
             found = study.once(f"texts/{part}/{peer}/{label}", run)
             scores.add(peer, label, study.seeds[0], Decoded(**found))
@@ -357,7 +384,7 @@ def main() -> None:
         return
     from verdicts import write_report
 
-    write_report(study, *scores)
+    write_report(study, study.once("costs", lambda: list_costs(study)), *scores)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 #!/bin/sh
 # The adapters that run.py needs, in RUNS of this folder: five for each language, over the bases that are committed.
-#   sh train.sh            the adapters, about two hours on two cores; what was interrupted goes on
+#   sh train.sh            the adapters, about 15 min each on a quiet core; what was interrupted goes on
 #   sh train.sh bases      the bases and phone heads first, about an hour and a half more
 # SLT="python -m sltcore.cli" in the environment takes the place of slt.
 set -e

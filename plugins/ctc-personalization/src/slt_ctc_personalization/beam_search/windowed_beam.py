@@ -9,6 +9,7 @@ from slt_ctc_personalization.beam_search.candidates import INFINITY, keep_best, 
 from slt_ctc_personalization.beam_search.claims import credit_at
 from slt_ctc_personalization.beam_search.prefix_tree import (
     CHILD,
+    EARNED,
     FRAME,
     FUSED,
     KEY,
@@ -16,18 +17,20 @@ from slt_ctc_personalization.beam_search.prefix_tree import (
     NEXT,
     OUTSIDE,
     PARENT,
-    PHRASE,
     SIZE,
     SLOT,
     SPELL,
     kth_largest,
     release,
 )  # fmt: skip
-from slt_ctc_personalization.compiled import inline_function
+from slt_ctc_personalization.compiled import copied_function, inline_function
 from slt_ctc_personalization.lexicon.lexicon_trie import COUNT
 
 CLOSED = -2
 """Key of a closed claim below its owner; an open claim on trie node c (1 or more) has the key CLOSED - c."""
+
+LENT = EARNED
+"""Column of `Beam.numbers` that holds what an open claim is lent in the frame at hand."""
 
 DORMANT = 5.0
 """An open claim of whose phrases none is heard is dropped so many nats above the limit for others: evidence may still
@@ -44,33 +47,27 @@ def owner_of(nodes, node):
     return nodes[node, PARENT] if nodes[node, KEY] <= CLOSED else node
 
 
-@inline_function
-def lent_to(claims, heard, claim, now):
+@copied_function
+def lent_to(claims, heard, claim):
     """What an open claim on a trie node adds to its rank; -inf where nothing follows, so that it cannot be open."""
-    if claims.rows[claim, COUNT] == 0:
-        return -INFINITY
-    credit = credit_at(claims, heard, claim, now)
-    return credit if credit > 0.0 else -DORMANT
+    credit = credit_at(claims, heard, claim)
+    if credit > 0.0:
+        return credit
+    return -DORMANT if claims.rows[claim, COUNT] > 0 else -INFINITY
 
 
 @inline_function
-def rank_of(beam, claims, heard, node, now):
-    """What is added to the mass of a node to compare it with others."""
-    rank = beam.numbers[node, FUSED]
-    if beam.nodes[node, KEY] < CLOSED:
-        rank += lent_to(claims, heard, beam.nodes[node, PHRASE], now)
-    return rank
-
-
-@inline_function
-def score_max(beam, scratch, claims, heard, low, high, now):
+def score_max(nodes, numbers, scratch, low, high):
     """Scores of the candidates `low ... high - 1`, and the best."""
     best = -INFINITY
     for slot in range(low, high):
-        scratch.total[slot] = max(scratch.blank[slot], scratch.label[slot])
         node = scratch.node[slot]
-        score = scratch.total[slot] + rank_of(beam, claims, heard, node, now)
-        if beam.nodes[node, KEY] < CLOSED and lent_to(claims, heard, beam.nodes[node, PHRASE], now) < 0.0:
+        scratch.total[slot] = max(scratch.blank[slot], scratch.label[slot])
+        rank = numbers[node, FUSED]
+        if nodes[node, KEY] < CLOSED:
+            rank += numbers[node, LENT]
+        score = scratch.total[slot] + rank
+        if nodes[node, KEY] < CLOSED and numbers[node, LENT] < 0.0:
             score -= BEHIND
         scratch.score[slot] = score
         best = max(best, score)
@@ -78,9 +75,9 @@ def score_max(beam, scratch, claims, heard, low, high, now):
 
 
 @inline_function
-def thin_out_max(beam, scratch, options, claims, heard, low, size, least, now):
+def thin_out_max(beam, scratch, options, low, size, least):
     """Keep the best `beam` of the new candidates `low ... size - 1`; returns (their end, the least score kept or given)."""
-    score_max(beam, scratch, claims, heard, low, size, now)
+    score_max(beam.nodes, beam.numbers, scratch, low, size)
     return keep_best(beam, scratch, options, low, size, least)
 
 
@@ -136,9 +133,9 @@ def drop_dominated_max(beam, scratch, automaton):
 
 
 @inline_function
-def survive_max(beam, scratch, options, automaton, claims, heard, first_new, size, now):
+def survive_max(beam, scratch, options, automaton, first_new, size):
     """The best candidates become the beam; the nodes of the others are freed."""
-    best = score_max(beam, scratch, claims, heard, 0, size, now)
+    best = score_max(beam.nodes, beam.numbers, scratch, 0, size)
     least, count = best + options.prune, 0
     for slot in range(size):
         score = scratch.score[slot]

@@ -18,8 +18,8 @@ not claim it, so all sets S are searched. Both kinds take a place in the beam ea
 holds fewer texts than it has places. For ranking, an open claim is lent `bonus * gate * labels read / labels` of the
 best phrase that is heard now; no score holds that.
 
-**Cost.** A frame takes in only the phrases of its row: the length of the list does not matter unless `evidence_floor` is
-above 0, when every begun phrase may pay.
+**Cost.** A frame takes in only the phrases of its row, and of these only those that are heard otherwise than in the row
+before: the length of the list does not matter unless `evidence_floor` is above 0, when every begun phrase may pay.
 
 **Source**: own construction. "Towards Personalization of CTC Speech Recognition Models with Contextual Adapters and
 Adaptive Boosting" (Dingliwal et al.) names adaptive boosting; its rule is not public. The max semiring makes a bonus for
@@ -43,6 +43,7 @@ from slt_ctc_personalization.beam_search.settings import PhraseTable, Settings
 from slt_ctc_personalization.beam_search.windowed_beam import CLOSED
 from slt_ctc_personalization.compiled import first_call, writable
 from slt_ctc_personalization.evidence.evidence import Evidence, check_evidence, nothing
+from slt_ctc_personalization.lexicon.lexicon_trie import COUNT
 from slt_ctc_personalization.phrases.phrases import Phrase, no_phrases
 from sltcore.errors import PluginError, VocabularyError
 from sltcore.types import Hypothesis
@@ -60,17 +61,26 @@ class EvidenceRows(NamedTuple):
 
 
 class WindowedState(BeamState):
-    """A search's state, and room for what is heard of the phrases of a list."""
+    """A search's state, and what is heard of the phrases of a list."""
 
-    heard: Heard = nothing_heard(1, 0)
+    heard: Heard
+    _claims: Claims | None = None
 
     def make_room(self, claims: Claims) -> None:
-        """Forget what was heard, with room for a list."""
-        nodes, phrases = len(claims.rows), len(claims.bonus)
-        if len(self.heard.credit) < nodes or len(self.heard.gate) < phrases:
-            self.heard = nothing_heard(max(nodes, len(self.heard.credit)), max(phrases, len(self.heard.gate)))
+        """Forget what was heard of another list. (What was heard of the same, the first row of evidence replaces.)"""
+        if claims is self._claims:
+            return
+        sizes = len(claims.rows), len(claims.bonus), int(claims.rows[0, COUNT])
+        if self._claims is None:
+            self.heard = nothing_heard(*sizes)
         else:
-            self.heard.stamp[:], self.heard.since[:] = 0, 0
+            old = len(self.heard.links), len(self.heard.gate), len(self.heard.label)
+            if any(new > size for new, size in zip(sizes, old, strict=True)):
+                self.heard = nothing_heard(*map(max, sizes, old))
+            else:
+                for table in self.heard:
+                    table.fill(0)
+        self._claims = claims
 
 
 class WindowedEngine(LabelEngine):

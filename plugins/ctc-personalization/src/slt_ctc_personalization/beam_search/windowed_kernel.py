@@ -19,7 +19,7 @@ from slt_ctc_personalization.beam_search.candidates import (
     STARTS_WORD,
     admit_tokens,
 )  # fmt: skip
-from slt_ctc_personalization.beam_search.claims import add_expected, bonus_at, listen, same_row
+from slt_ctc_personalization.beam_search.claims import add_expected, add_openings, bonus_at, list_openings, listen
 from slt_ctc_personalization.beam_search.kernel import close_word, gain_of, new_prefix
 from slt_ctc_personalization.beam_search.prefix_tree import (
     ABSORBS,
@@ -45,9 +45,9 @@ from slt_ctc_personalization.beam_search.prefix_tree import (
 )  # fmt: skip
 from slt_ctc_personalization.beam_search.windowed_beam import (
     CLOSED,
+    LENT,
     lent_to,
     owner_of,
-    rank_of,
     survive_max,
     thin_out_max,
 )  # fmt: skip
@@ -87,9 +87,12 @@ def may_begin(nodes, options, labels, owner, label):
 
 
 @inline_function
-def stay_max(beam, scratch, options, claims, heard, row, both, now):
-    """All hypotheses one frame later without a new label; returns a lower bound of the best score."""
-    nodes, top = beam.nodes, -INFINITY
+def stay_max(beam, scratch, options, claims, heard, row, both):
+    """All hypotheses one frame later without a new label; what claims are lent now is noted.
+
+    Returns a lower bound of the best score, and the most that a hypothesis has without what its current word may add.
+    """
+    nodes, numbers, top, most = beam.nodes, beam.numbers, -INFINITY, -INFINITY
     for index in range(beam.control[SIZE]):
         node = beam.node[index]
         owner = owner_of(nodes, node)
@@ -103,8 +106,13 @@ def stay_max(beam, scratch, options, claims, heard, row, both, now):
                 if spoken > silent:
                     nodes[owner, LAST] = beam.control[FRAME]
         scratch.node[index], scratch.blank[index], scratch.label[index] = node, silent, spoken
-        top = max(top, max(silent, spoken) + rank_of(beam, claims, heard, node, now))
-    return top
+        rank = numbers[node, FUSED]
+        if nodes[node, KEY] < CLOSED:
+            numbers[node, LENT] = lent_to(claims, heard, nodes[node, PHRASE])
+            rank += numbers[node, LENT]
+        top = max(top, max(silent, spoken) + rank)
+        most = max(most, beam.total[index] + numbers[owner, DONE])
+    return top, most
 
 
 @inline_function
@@ -142,33 +150,33 @@ def arrive_max(beam, scratch, node, owner, mass, size):
 
 
 @inline_function
-def twin_of(beam, owner, claim):
+def twin_of(beam, owner, claim, lent):
     """The twin of `owner` with an open claim on a trie node, or with a closed one for 0; made when there is none."""
     nodes = beam.nodes
     twin = child_by_key(nodes, owner, CLOSED - claim)
     if twin < 0:
         twin = add_node(nodes, beam.control, owner, CLOSED - claim, beam.control[FRAME])
         nodes[twin, PHRASE] = claim
-        beam.numbers[twin, FUSED] = beam.numbers[owner, FUSED]
+        beam.numbers[twin, FUSED], beam.numbers[twin, LENT] = beam.numbers[owner, FUSED], lent
     return twin
 
 
 @copied_function
 def reach(
-    beam, scratch, options, labels, spellings, extra, automaton, lm, claims, heard, now, owner, label, mass, free,
-    onward, fresh, size, least,
+    beam, scratch, options, labels, spellings, extra, automaton, lm, claims, heard, owner, label, mass, free, onward,
+    fresh, size, least,
 ):  # fmt: skip
     """Put `label` behind the label sequence of `owner`: without a claim where `free`, and with claims on the trie nodes
     `onward` and `fresh` (-1: none). Returns the number of candidates and the least score worth trying."""
-    paid, best = 0.0, -INFINITY
+    paid, best, lent, lent_fresh = 0.0, -INFINITY, -INFINITY, -INFINITY
     if free:
         best = 0.0
     if onward >= 0:
-        paid = bonus_at(claims, heard, onward, now)
-        best = max(best, lent_to(claims, heard, onward, now))
+        paid, lent = bonus_at(claims, heard, onward), lent_to(claims, heard, onward)
+        best = max(best, lent)
     if fresh >= 0:
-        paid = max(paid, bonus_at(claims, heard, fresh, now))
-        best = max(best, lent_to(claims, heard, fresh, now))
+        paid, lent_fresh = max(paid, bonus_at(claims, heard, fresh)), lent_to(claims, heard, fresh)
+        best = max(best, lent_fresh)
     if paid > 0.0:
         best = max(best, paid)
     child = child_by_key(beam.nodes, owner, label)
@@ -179,24 +187,20 @@ def reach(
         if free:
             size = arrive_max(beam, scratch, child, child, mass, size)
         if paid > 0.0:
-            target = child if options.edges == NO_EDGES else twin_of(beam, child, 0)
+            target = child if options.edges == NO_EDGES else twin_of(beam, child, 0, 0.0)
             size = arrive_max(beam, scratch, target, child, mass + paid, size)
-        if onward >= 0:
-            lent = lent_to(claims, heard, onward, now)
-            if lent > -INFINITY and top + lent >= least:
-                size = arrive_max(beam, scratch, twin_of(beam, child, onward), child, mass, size)
-        if fresh >= 0:
-            lent = lent_to(claims, heard, fresh, now)
-            if lent > -INFINITY and top + lent >= least:
-                size = arrive_max(beam, scratch, twin_of(beam, child, fresh), child, mass, size)
+        if lent > -INFINITY and top + lent >= least:
+            size = arrive_max(beam, scratch, twin_of(beam, child, onward, lent), child, mass, size)
+        if lent_fresh > -INFINITY and top + lent_fresh >= least:
+            size = arrive_max(beam, scratch, twin_of(beam, child, fresh, lent_fresh), child, mass, size)
         least = max(least, top + best + options.prune)
     return size, least
 
 
 @copied_function
 def extend_max(
-    beam, scratch, options, labels, spellings, extra, automaton, lm, claims, heard, now, index, label, value, first_new,
-    size, least,
+    beam, scratch, options, labels, spellings, extra, automaton, lm, claims, heard, index, label, value, first_new, size,
+    least,
 ):  # fmt: skip
     """Try `label` behind hypothesis `index`; returns the number of candidates and the least score worth trying."""
     nodes, node = beam.nodes, beam.node[index]
@@ -213,23 +217,29 @@ def extend_max(
         fresh = find_child(claims, 0, label)
     if mass > -INFINITY and (free or onward >= 0):
         size, least = reach(
-            beam, scratch, options, labels, spellings, extra, automaton, lm, claims, heard, now, owner, label, mass,
-            free, onward, fresh, size, least,
+            beam, scratch, options, labels, spellings, extra, automaton, lm, claims, heard, owner, label, mass, free,
+            onward, fresh, size, least,
         )  # fmt: skip
     return size, least
 
 
 @inline_function
-def expected_by_claims(beam, scratch, options, claims, heard, row, index, first_new, tokens, rest, least, now):
+def new_words(options):
+    """The most that the bonuses of the words which a label ends and begins can add."""
+    return 0.0 if options.lm_unit == NO_LM else 2.0 * max(options.word_bonus, 0.0)
+
+
+@inline_function
+def expected_by_claims(beam, scratch, options, claims, heard, row, index, first_new, tokens, openings, rest, least):
     """Append labels below the threshold that a claim expects, or that begin a phrase which is heard; returns their end."""
     nodes, node = beam.nodes, beam.node[index]
     owner = owner_of(nodes, node)
     key = nodes[node, KEY]
-    own = beam.total[index] + beam.numbers[owner, DONE] + 2.0 * max(options.word_bonus, 0.0)
+    own = beam.total[index] + beam.numbers[owner, DONE] + new_words(options)
     trial = beam.control[FRAME] * options.beam + index + 1
     if key < CLOSED and own + rest + claims.most[nodes[node, PHRASE]] >= least:
         tokens = add_expected(
-            claims, heard, scratch, row, own, nodes[node, PHRASE], tokens, trial, now, options.token_min, least
+            claims, heard, scratch, row, own, nodes[node, PHRASE], tokens, trial, options.token_min, least
         )
     if key == CLOSED and options.edges == BOUNDARY_EDGES:
         value = row[options.boundary]
@@ -241,11 +251,9 @@ def expected_by_claims(beam, scratch, options, claims, heard, row, index, first_
             scratch.tokens[tokens] = options.boundary
             tokens += 1
     elif (
-        own + rest + claims.most[0] >= least
-        and at_start(nodes, options, owner)
-        and (key >= CLOSED or not 0 <= nodes[owner, SLOT] < first_new)
+        openings > 0 and at_start(nodes, options, owner) and (key >= CLOSED or not 0 <= nodes[owner, SLOT] < first_new)
     ):
-        tokens = add_expected(claims, heard, scratch, row, own, 0, tokens, trial, now, options.token_min, least)
+        tokens = add_openings(heard, openings, scratch, row, own, tokens, trial, least)
     return tokens
 
 
@@ -255,7 +263,7 @@ def search_windowed(
 ):
     """As `kernel.search_labels`, in the max semiring; row t of `evidence` is what is heard around frame t."""
     nodes, control = beam.nodes, beam.control
-    capacity, now = scratch.node.shape[0], 0
+    capacity, boosted = scratch.node.shape[0], claims.rows[0, COUNT] > 0
     for frame in range(begin, end):
         if control[LEFT] < 2 * capacity:
             return frame
@@ -263,32 +271,37 @@ def search_windowed(
         tokens, rest, top = admit_tokens(row, options, labels, scratch.tokens)
         if top == -INFINITY:
             return -1 - frame
-        if now == 0 or not same_row(evidence, frame):
-            now = control[FRAME] + 1
-            listen(claims, heard, evidence, frame, now)
+        if boosted:
+            listen(claims, heard, evidence, frame)
         both = row[options.blank]
         if options.boundary >= 0:
             both = max(both, row[options.boundary])
         first_new = size = control[SIZE]
-        least = stay_max(beam, scratch, options, claims, heard, row, both, now) + options.prune
+        least, most = stay_max(beam, scratch, options, claims, heard, row, both)
+        least += options.prune
+        openings = 0
+        if boosted and most + new_words(options) + rest + claims.most[0] >= least:
+            openings = list_openings(
+                claims, heard, scratch, row, most + new_words(options), tokens, options.token_min, least
+            )
         for index in range(first_new):
             absorbs = nodes[owner_of(nodes, beam.node[index]), FLAGS] & ABSORBS
             tried = tokens
-            if claims.rows[0, COUNT] > 0:
+            if boosted:
                 tried = expected_by_claims(
-                    beam, scratch, options, claims, heard, row, index, first_new, tokens, rest, least, now
+                    beam, scratch, options, claims, heard, row, index, first_new, tokens, openings, rest, least
                 )
             for place in range(tried):
                 label = scratch.tokens[place]
                 if label == options.boundary and absorbs:
                     continue
                 if size + MOST_REACHED > capacity:
-                    size, least = thin_out_max(beam, scratch, options, claims, heard, first_new, size, least, now)
+                    size, least = thin_out_max(beam, scratch, options, first_new, size, least)
                 size, least = extend_max(
-                    beam, scratch, options, labels, spellings, extra, automaton, lm, claims, heard, now, index, label,
+                    beam, scratch, options, labels, spellings, extra, automaton, lm, claims, heard, index, label,
                     row[label], first_new, size, least,
                 )  # fmt: skip
-        survive_max(beam, scratch, options, automaton, claims, heard, first_new, size, now)
+        survive_max(beam, scratch, options, automaton, first_new, size)
         control[FRAME] += 1
     return end
 

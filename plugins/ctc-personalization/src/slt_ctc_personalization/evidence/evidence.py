@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from slt_ctc_personalization.compiled import compile_function, first_call, writable
 from sltcore.errors import DataError, ShapeError
 
 if TYPE_CHECKING:
     from slt_ctc_personalization.spotter.spotter import Hit
-
-BLOCK_FRAMES = 512
-"""Frames that `windowed` lays out densely at a time: bounds its memory, whatever the length of the audio."""
 
 
 class Evidence(NamedTuple):
@@ -70,20 +68,28 @@ def from_hits(hits: Sequence[Hit], frames: int) -> Evidence:
 
     **Raises** `DataError` for a hit outside the `frames` of the utterance or with a value outside [0, 1].
     """
-    for hit in hits:
-        if hit.phrase < 0 or not 0 <= hit.begin <= hit.end <= frames:
-            raise DataError(
-                f"evidence: a hit of phrase {hit.phrase} covers frames {hit.begin} to {hit.end}, but there are {frames}"
-            )
-        if not 0.0 <= hit.value <= 1.0:
-            raise DataError(f"evidence: a hit of phrase {hit.phrase} has the value {hit.value}; expected 0 to 1")
-    heard = [hit for hit in hits if hit.value > 0.0]
-    lengths = np.array([hit.end - hit.begin for hit in heard], np.int64)
+    columns = (np.array([getattr(hit, name) for hit in hits]) for name in ("phrase", "begin", "end", "value"))
+    return from_spans(*columns, frames=frames)
+
+
+def from_spans(
+    phrase: npt.NDArray[Any], begin: npt.NDArray[Any], end: npt.NDArray[Any], value: npt.NDArray[Any], *, frames: int
+) -> Evidence:
+    """As `from_hits`, of columns [n]."""
+    outside = (phrase < 0) | (begin < 0) | (begin > end) | (end > frames)
+    for place in np.flatnonzero(outside)[:1]:
+        raise DataError(
+            f"evidence: a hit of phrase {phrase[place]} covers frames {begin[place]} to {end[place]}, but there are {frames}"
+        )
+    for place in np.flatnonzero(~((value >= 0.0) & (value <= 1.0)))[:1]:
+        raise DataError(f"evidence: a hit of phrase {phrase[place]} has the value {value[place]}; expected 0 to 1")
+    heard = np.flatnonzero(value > 0.0)
+    lengths = (end[heard] - begin[heard]).astype(np.int64)
     ends = np.cumsum(lengths)
     frame = np.arange(int(lengths.sum())) - np.repeat(ends - lengths, lengths)
-    frame += np.repeat(np.array([hit.begin for hit in heard], np.int64), lengths)
-    phrase = np.repeat(np.array([hit.phrase for hit in heard], np.int64), lengths)
-    return _gathered(frames, frame, phrase, np.repeat(np.array([hit.value for hit in heard], np.float32), lengths))
+    frame += np.repeat(begin[heard].astype(np.int64), lengths)
+    values = np.repeat(value[heard].astype(np.float32), lengths)
+    return _gathered(frames, frame, np.repeat(phrase[heard].astype(np.int64), lengths), values)
 
 
 def combined(a: Evidence, b: Evidence) -> Evidence:
@@ -100,31 +106,84 @@ def combined(a: Evidence, b: Evidence) -> Evidence:
 def windowed(evidence: Evidence, *, before: int, after: int) -> Evidence:
     """Row t holds the largest values of the rows `t - before ... t + after`, as far as there are such rows.
 
-    Costs frames x phrases heard within `BLOCK_FRAMES` x doublings of the window: 5 ms for 500 frames, 1,000 phrases that
-    are heard somewhere in them, and a window of 111.
+    Costs the entries given and found, whatever the window: 0.1 ms for 500 frames with 20 phrases in a row.
     """
-    blocks = [
-        _window(evidence, begin, min(begin + BLOCK_FRAMES, evidence.frames), before, after)
-        for begin in range(0, evidence.frames, BLOCK_FRAMES)
-    ]
-    return joined(blocks) if blocks else nothing(0)
+    if len(evidence.phrase) == 0:
+        return nothing(evidence.frames)
+    start = writable(np.asarray(evidence.start, np.int64))
+    phrase, value = writable(np.asarray(evidence.phrase, np.int32)), writable(np.asarray(evidence.value, np.float32))
+    return Evidence(*first_call(slide_window, start, phrase, value, int(before), int(after)))
 
 
-def _window(evidence: Evidence, begin: int, end: int, before: int, after: int) -> Evidence:
-    low, high = max(begin - before, 0), min(end + after, evidence.frames)
-    part = piece(evidence, low, high)
-    names, column = np.unique(part.phrase, return_inverse=True)
-    if not len(names):
-        return nothing(end - begin)
-    width = before + after + 1
-    dense = np.zeros((end - begin + width - 1, len(names)), np.float32)  # row r is frame begin - before + r
-    dense[_frame_of(part) + (low - begin + before), column] = part.value
-    span = 1
-    while span < width:  # row r covers rows r ... r + span - 1
-        step = min(span, width - span)
-        dense = np.maximum(dense[:-step], dense[step:])
-        span += step
-    return _sparse(dense, dense > 0.0, names)
+@compile_function
+def entries_by_phrase(
+    start: npt.NDArray[np.int64], phrase: npt.NDArray[np.int32], value: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """The entries of phrase k, by frame, are `first[k] ... first[k + 1] - 1` in the frames and values returned."""
+    first = np.zeros(phrase.max() + 2, np.int64)
+    for k in phrase:
+        first[k + 1] += 1
+    first = np.cumsum(first)
+    free, frame, heard = first.copy(), np.zeros(len(phrase), np.int64), np.zeros(len(phrase), np.float32)
+    for t in range(len(start) - 1):
+        for entry in range(start[t], start[t + 1]):
+            place = free[phrase[entry]]
+            frame[place], heard[place] = t, value[entry]
+            free[phrase[entry]] += 1
+    return first, frame, heard
+
+
+@compile_function
+def starts_of_windows(
+    first: npt.NDArray[np.int64], frame: npt.NDArray[np.int64], frames: int, before: int, after: int
+) -> npt.NDArray[np.int64]:
+    """`start` [t + 1] of the rows that hold each phrase wherever one of its entries is in the window."""
+    change = np.zeros(frames + 1, np.int64)  # of the number of phrases in a row, from one row to the next
+    for k in range(len(first) - 1):
+        end = 0
+        for entry in range(first[k], first[k + 1]):
+            change[max(frame[entry] - after, end)] += 1
+            end = min(frame[entry] + before + 1, frames)
+            change[end] -= 1
+    start = np.zeros(frames + 1, np.int64)
+    start[1:] = np.cumsum(np.cumsum(change[:-1]))
+    return start
+
+
+@compile_function
+def slide_window(
+    start: npt.NDArray[np.int64],
+    phrase: npt.NDArray[np.int32],
+    value: npt.NDArray[np.float32],
+    before: int,
+    after: int,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    """The rows of `windowed`, of one entry or more."""
+    frames = len(start) - 1
+    first, frame, heard = entries_by_phrase(start, phrase, value)
+    found = starts_of_windows(first, frame, frames, before, after)
+    names, most = np.zeros(found[-1], np.int32), np.zeros(found[-1], np.float32)
+    free, queue = found.copy(), np.zeros(len(phrase), np.int64)  # entries in the window that no later one exceeds
+    for k in range(len(first) - 1):
+        head, tail, entry, t = 0, 0, first[k], 0
+        while t < frames:
+            while entry < first[k + 1] and frame[entry] <= t + after:
+                while tail > head and heard[queue[tail - 1]] <= heard[entry]:
+                    tail -= 1
+                queue[tail] = entry
+                tail += 1
+                entry += 1
+            if head < tail and frame[queue[head]] < t - before:
+                head += 1
+            elif head < tail:
+                names[free[t]], most[free[t]] = k, heard[queue[head]]
+                free[t] += 1
+                t += 1
+            elif entry < first[k + 1]:
+                t = frame[entry] - after
+            else:
+                break
+    return found, names, most
 
 
 def of_utterance(evidence: Evidence, phrases: int) -> npt.NDArray[np.float32]:

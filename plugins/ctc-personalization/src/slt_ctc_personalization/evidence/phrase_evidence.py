@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from slt_ctc_personalization.adapter.attention_supervision import PHRASE_ATTENTION
 from slt_ctc_personalization.beam_search.search import PhraseTable
-from slt_ctc_personalization.evidence.evidence import Evidence, combined, from_attention, from_hits, joined, piece
+from slt_ctc_personalization.evidence.evidence import Evidence, combined, from_attention, from_spans, joined, piece
 from slt_ctc_personalization.phrases.prepared_phrases import PhraseLists
-from slt_ctc_personalization.spotter.spotter import Hit, Spotter, SpotterTable
+from slt_ctc_personalization.spotter.spotter import HitArrays, Spotter, SpotterTable
 from sltcore.errors import DataError
 from sltcore.types import Encoded
 
@@ -76,7 +76,7 @@ class HitRows:
         self.delay = spotter.settle + BLOCK_FRAMES
         self._session = spotter.open(table)
         self._waiting = np.zeros((0, len(spotter.labels)), np.float32)
-        self._hits: list[Hit] = []
+        self._hits = _no_spans()
         self._heard = 0
         self._out = 0
 
@@ -93,32 +93,46 @@ class HitRows:
         """End the utterance: the remaining rows."""
         out = max(self._heard - self.delay, 0)
         self._hear(self._waiting)
-        self._keep(self._session.finish(), out)
+        self._keep(self._session.finish_arrays(), out)
         return self._rows(self._heard)
 
     def _hear(self, block: Frames) -> None:
         if len(block):
             out = max(self._heard - self.delay, 0)
-            hits = self._session.push(block)
+            hits = self._session.push_arrays(block)
             self._heard += len(block)
             self._keep(hits, out)
 
-    def _keep(self, hits: Sequence[Hit], out: int) -> None:
+    def _keep(self, hits: HitArrays, out: int) -> None:
         """Take hits when, read block by block, `out` rows have been given out."""
-        for hit in hits:
-            begin = max(hit.begin, out)
-            self._hits.append(hit._replace(begin=begin, end=max(hit.end, begin + 1)))
+        begin = np.maximum(hits.begin, out)
+        spans = Spans(hits.phrase, begin, np.maximum(hits.end, begin + 1), hits.value)
+        self._hits = Spans(*map(np.concatenate, zip(self._hits, spans, strict=True)))
 
     def _rows(self, end: int) -> Evidence:
-        begin, count = self._out, end - self._out
-        inside = [
-            hit._replace(begin=max(hit.begin - begin, 0), end=min(hit.end - begin, count))
-            for hit in self._hits
-            if hit.begin < end
-        ]
-        self._hits = [hit for hit in self._hits if hit.end > end]
+        first, count = self._out, end - self._out
+        inside = self._hits.where(self._hits.begin < end)
+        begin, stop = np.maximum(inside.begin - first, 0), np.minimum(inside.end - first, count)
+        self._hits = self._hits.where(self._hits.end > end)
         self._out = end
-        return from_hits(inside, count)
+        return from_spans(inside.phrase, begin, stop, inside.value, frames=count)
+
+
+class Spans(NamedTuple):
+    """Phrases heard in frames `begin ... end - 1`, as columns [n]."""
+
+    phrase: npt.NDArray[np.int64]
+    begin: npt.NDArray[np.int64]
+    end: npt.NDArray[np.int64]
+    value: npt.NDArray[np.float64]
+
+    def where(self, mask: npt.NDArray[np.bool_]) -> Spans:
+        """Some of them."""
+        return Spans(*(column[mask] for column in self))
+
+
+def _no_spans() -> Spans:
+    return Spans(*(np.zeros(0, np.int64) for _ in range(3)), np.zeros(0))
 
 
 class EvidenceReader:

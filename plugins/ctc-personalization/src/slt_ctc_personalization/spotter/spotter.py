@@ -37,6 +37,21 @@ class Hit(NamedTuple):
     path: int
 
 
+class HitArrays(NamedTuple):
+    """Hits as columns [n], ordered by begin, then end, then phrase; for long lists, of which much is heard a little."""
+
+    phrase: npt.NDArray[np.int64]
+    begin: npt.NDArray[np.int64]
+    end: npt.NDArray[np.int64]
+    score: npt.NDArray[np.float64]
+    value: npt.NDArray[np.float64]
+    path: npt.NDArray[np.int64]
+
+    def hits(self) -> list[Hit]:
+        """One by one."""
+        return [Hit(*row) for row in zip(*(column.tolist() for column in self), strict=True)]
+
+
 class SpotterTable(NamedTuple):
     """Phrases made ready for one spotter by `Spotter.prepare`; `lengths` [path] labels, `place` [path] among the phrase's."""
 
@@ -242,23 +257,31 @@ class SpotterSession:
     def push(self, log_probs: npt.ArrayLike) -> list[Hit]:
         """Hear frames [t v]: the hits that became final, by begin. **Raises** `StreamError` after `finish`, `ShapeError`
         as `Spotter.spot`."""
-        if self._finished:
-            raise StreamError("this spotter session is finished; open another one")
-        frames = self._checked(log_probs)
-        hits: list[Hit] = []
-        while len(frames):
-            heard = first_call(kernel.hear_frames, frames, self._table.tables, self._spotter.rules, self._state)
-            hits += self._released()
-            frames = frames[heard:]
-        return sorted(hits, key=lambda hit: (hit.begin, hit.end, hit.phrase))
+        return self.push_arrays(log_probs).hits()
 
     def finish(self) -> list[Hit]:
         """End the utterance: the remaining hits. **Raises** `StreamError` when called twice."""
+        return self.finish_arrays().hits()
+
+    def push_arrays(self, log_probs: npt.ArrayLike) -> HitArrays:
+        """As `push`, in columns."""
+        if self._finished:
+            raise StreamError("this spotter session is finished; open another one")
+        frames = self._checked(log_probs)
+        found = []
+        while len(frames):
+            heard = first_call(kernel.hear_frames, frames, self._table.tables, self._spotter.rules, self._state)
+            found.append(self._released())
+            frames = frames[heard:]
+        return self._columns(found)
+
+    def finish_arrays(self) -> HitArrays:
+        """As `finish`, in columns."""
         if self._finished:
             raise StreamError("this spotter session is finished; open another one")
         self._finished = True
         first_call(kernel.end_frames, self._table.tables, self._spotter.rules, self._state)
-        return sorted(self._released(), key=lambda hit: (hit.begin, hit.end, hit.phrase))
+        return self._columns([self._released()])
 
     def _checked(self, log_probs: npt.ArrayLike) -> npt.NDArray[np.float32]:
         frames = np.array(log_probs, np.float32, order="C")  # a copy: a read-only array would compile again
@@ -273,20 +296,26 @@ class SpotterSession:
             )
         return frames
 
-    def _released(self) -> list[Hit]:
-        state, table = self._state, self._table
+    def _released(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        state = self._state
         count = int(state.clock[kernel.RELEASED])
         state.clock[kernel.RELEASED] = 0
-        rows, scores = state.out_place[:count].tolist(), state.out_score[:count].tolist()
-        return [
-            Hit(phrase, begin, end, score, squashed(score / int(table.lengths[path])), int(table.place[path]))
-            for (phrase, begin, end, path), score in zip(rows, scores, strict=True)
-        ]
+        return state.out_place[:count].astype(np.int64), state.out_score[:count].copy()
+
+    def _columns(self, found: Sequence[tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]) -> HitArrays:
+        rows = np.concatenate([rows for rows, _ in found]) if found else np.zeros((0, 4), np.int64)
+        scores = np.concatenate([scores for _, scores in found]) if found else np.zeros(0)
+        phrase, begin, end, path = rows.T
+        value = squashed(scores / self._table.lengths[path])
+        order = np.lexsort((phrase, end, begin))
+        columns = (phrase, begin, end, scores, value, self._table.place[path])
+        return HitArrays(*(column[order] for column in columns))
 
 
-def squashed(score_per_label: float) -> float:
+def squashed(score_per_label: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """1 / (1 + exp(-x)), kept above 0."""
-    return max(1.0 / (1.0 + math.exp(-max(score_per_label, -80.0))), 1e-30)
+    found: npt.NDArray[np.float64] = np.maximum(1.0 / (1.0 + np.exp(-np.maximum(score_per_label, -80.0))), 1e-30)
+    return found
 
 
 def _empty_state(nodes: int, phrases: int) -> SpotterState:
