@@ -260,6 +260,7 @@ def test_layers_that_the_base_has_not_are_refused(fields: dict[str, Any], messag
         ({"characters": "ab", "vocabulary": "v.json"}, "vocabulary and characters both name the labels"),
         ({"spelling": "phones", "characters": "ab"}, "spelling: phones reads no labels"),
         ({"width": 10, "heads": 4}, "width 10 does not divide by heads 4"),
+        ({"language": "cs", "spelling": "labels"}, "language: cs has no effect with spelling: labels"),
         ({"context_frames": 5, "context_step": 2}, "context_frames 5 is no multiple of context_step 2; try .*: 4 or"),
         ({"lists": {"no_own": 0.7, "empty": 0.4}}, "no_own 0.7 and empty 0.4 are shares"),
         ({"lists": {"keep": 2.0}}, "keep"),

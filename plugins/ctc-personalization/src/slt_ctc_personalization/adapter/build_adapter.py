@@ -83,9 +83,9 @@ def _offered_labels(base: Encoder, ports: Ports) -> Vocabulary | None:
 
 
 def _script(config: ContextualAdapterConfig, labels: Vocabulary | None) -> Script:
-    kind = None if labels is None else labels.kind
+    kind, language = None if labels is None else labels.kind, config.language
     if config.spelling == "phones" or (config.spelling == "auto" and kind == "phones"):
-        return _phone_script(config.language)
+        return _phone_script(language)
     if config.spelling == "characters" or (config.spelling == "auto" and kind not in ("characters", "subwords")):
         return ByteScript()
     if labels is None or kind == "phones":

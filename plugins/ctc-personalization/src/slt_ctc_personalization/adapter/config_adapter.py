@@ -85,6 +85,10 @@ class ContextualAdapterConfig(Config):
             raise ValueError(
                 f"spelling: {self.spelling} reads no labels; leave out vocabulary and characters, or set spelling: labels"
             )
+        if self.language != "en" and self.spelling in ("labels", "characters"):
+            raise ValueError(
+                f"language: {self.language} has no effect with spelling: {self.spelling}; leave it out, or set spelling: phones"
+            )
         if self.context_frames % self.context_step:
             raise ValueError(
                 f"context_frames {self.context_frames} is no multiple of context_step {self.context_step}; try "

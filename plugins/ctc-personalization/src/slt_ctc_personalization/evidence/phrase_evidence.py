@@ -106,8 +106,13 @@ class HitRows:
     def _keep(self, hits: HitArrays, out: int) -> None:
         """Take hits when, read block by block, `out` rows have been given out."""
         begin = np.maximum(hits.begin, out)
-        spans = Spans(hits.phrase, begin, np.maximum(hits.end, begin + 1), hits.value)
-        self._hits = Spans(*map(np.concatenate, zip(self._hits, spans, strict=True)))
+        held = self._hits
+        self._hits = Spans(
+            np.concatenate([held.phrase, hits.phrase]),
+            np.concatenate([held.begin, begin]),
+            np.concatenate([held.end, np.maximum(hits.end, begin + 1)]),
+            np.concatenate([held.value, hits.value]),
+        )
 
     def _rows(self, end: int) -> Evidence:
         first, count = self._out, end - self._out
@@ -128,11 +133,12 @@ class Spans(NamedTuple):
 
     def where(self, mask: npt.NDArray[np.bool_]) -> Spans:
         """Some of them."""
-        return Spans(*(column[mask] for column in self))
+        return Spans(self.phrase[mask], self.begin[mask], self.end[mask], self.value[mask])
 
 
 def _no_spans() -> Spans:
-    return Spans(*(np.zeros(0, np.int64) for _ in range(3)), np.zeros(0))
+    none = np.zeros(0, np.int64)
+    return Spans(none, none, none, np.zeros(0))
 
 
 class EvidenceReader:

@@ -78,7 +78,7 @@ def _fields(phrase: Any, index: int) -> dict[str, Any]:
     given = {key: value for key, value in phrase.items() if value is not None}
     for name in NUMBERS:
         value = given.get(name, 0)
-        if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value < MOST_BONUS:
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < MOST_BONUS:
             raise ContextError(
                 f"phrases[{index}]: {name} is {value!r}, expected a number from 0 and below {MOST_BONUS:,.0f}, for "
                 f"{given['text'][:40]!r}"

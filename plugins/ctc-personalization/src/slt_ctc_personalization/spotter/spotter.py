@@ -308,8 +308,8 @@ class SpotterSession:
         phrase, begin, end, path = rows.T
         value = squashed(scores / self._table.lengths[path])
         order = np.lexsort((phrase, end, begin))
-        columns = (phrase, begin, end, scores, value, self._table.place[path])
-        return HitArrays(*(column[order] for column in columns))
+        place = self._table.place[path]
+        return HitArrays(phrase[order], begin[order], end[order], scores[order], value[order], place[order])
 
 
 def squashed(score_per_label: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
