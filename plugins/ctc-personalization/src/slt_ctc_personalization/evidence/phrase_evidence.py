@@ -76,7 +76,7 @@ class HitRows:
         self.delay = spotter.settle + BLOCK_FRAMES
         self._session = spotter.open(table)
         self._waiting = np.zeros((0, len(spotter.labels)), np.float32)
-        self._hits = _no_spans()
+        self._hits: list[Spans] = []
         self._heard = 0
         self._out = 0
 
@@ -106,19 +106,14 @@ class HitRows:
     def _keep(self, hits: HitArrays, out: int) -> None:
         """Take hits when, read block by block, `out` rows have been given out."""
         begin = np.maximum(hits.begin, out)
-        held = self._hits
-        self._hits = Spans(
-            np.concatenate([held.phrase, hits.phrase]),
-            np.concatenate([held.begin, begin]),
-            np.concatenate([held.end, np.maximum(hits.end, begin + 1)]),
-            np.concatenate([held.value, hits.value]),
-        )
+        self._hits.append(Spans(hits.phrase, begin, np.maximum(hits.end, begin + 1), hits.value))
 
     def _rows(self, end: int) -> Evidence:
         first, count = self._out, end - self._out
-        inside = self._hits.where(self._hits.begin < end)
+        held = joined_spans(self._hits)
+        inside = held.where(held.begin < end)
         begin, stop = np.maximum(inside.begin - first, 0), np.minimum(inside.end - first, count)
-        self._hits = self._hits.where(self._hits.end > end)
+        self._hits = [held.where(held.end > end)]
         self._out = end
         return from_spans(inside.phrase, begin, stop, inside.value, frames=count)
 
@@ -136,9 +131,15 @@ class Spans(NamedTuple):
         return Spans(self.phrase[mask], self.begin[mask], self.end[mask], self.value[mask])
 
 
-def _no_spans() -> Spans:
+def joined_spans(parts: Sequence[Spans]) -> Spans:
+    """All of them, in their order."""
     none = np.zeros(0, np.int64)
-    return Spans(none, none, none, np.zeros(0))
+    return Spans(
+        np.concatenate([none, *(part.phrase for part in parts)]),
+        np.concatenate([none, *(part.begin for part in parts)]),
+        np.concatenate([none, *(part.end for part in parts)]),
+        np.concatenate([np.zeros(0), *(part.value for part in parts)]),
+    )
 
 
 class EvidenceReader:
