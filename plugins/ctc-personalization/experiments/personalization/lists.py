@@ -1,6 +1,6 @@
 """The words of the experiment: listed words that nothing was trained on, distractors, and utterances by part.
 
-Parts of a corpus' training split, by the hash of the text: 0 to 60 % for the base, 60 to 90 % for adapter and phone head,
+Parts of a corpus' training split, by the hash of the text: 0 to 60 % for the base, 60 to 90 % for the phone head, both for the adapter,
 90 to 100 % (dev) for settings. The test split shares no text with any of them. A listed word occurs in the part it is
 measured on and in no text that anything was trained on.
 """
@@ -21,7 +21,7 @@ from sltcore.data.examples import Example, read_examples
 from sltcore.spec.training import DataConfig
 
 CORPORA = {"en": ("asterisk-en", "flight-of-the-amazon-queen"), "cs": ("fillets-cs",)}
-ADAPTER, DEV = (0.6, 0.9), (0.9, 1.0)
+PHONES, DEV = (0.6, 0.9), (0.9, 1.0)
 LEAST_LETTERS = 3
 """Shorter words are not listed: nobody hands over "uh", and they would misfire."""
 
