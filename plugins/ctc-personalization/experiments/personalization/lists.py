@@ -1,8 +1,8 @@
 """The words of the experiment: listed words that nothing was trained on, distractors, and utterances by part.
 
-Parts of a corpus' training split, by the hash of the text: 0 to 60 % for the base, 60 to 90 % for the phone head, both for the adapter,
-90 to 100 % (dev) for settings. The test split shares no text with any of them. A listed word occurs in the part it is
-measured on and in no text that anything was trained on.
+Parts of a corpus' training split, by the hash of the text: 0 to 60 % for the base, 60 to 90 % for the phone head, both
+for the adapter, 90 to 100 % (dev) for settings. The test split shares no text with any of them. A listed word occurs in
+the part it is measured on and in no text that anything was trained on.
 """
 
 from __future__ import annotations
