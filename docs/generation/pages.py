@@ -27,6 +27,7 @@ sltcore.__all__
 ## Values
 
 ::: sltcore.types
+::: sltcore.table_weights
 ::: sltcore.vocabulary.Vocabulary
 
 ## Side information

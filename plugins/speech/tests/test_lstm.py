@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from slt_speech.config_encoders import LstmConfig
 from slt_speech.log_mel import LogMel
@@ -66,10 +67,10 @@ def test_gradient_reaches_every_parameter(settings: dict[str, Any]) -> None:
         assert parameter.grad.abs().sum() > 0, name
 
 
-def recurrence(x: Tensor, layer: Any, suffix: str, projected: bool) -> Tensor:
+def recurrence(x: Tensor, layer: Any, projected: bool) -> Tensor:
     """Equations of the cell, one frame at a time: [t h] of [t f]."""
     weight_x, weight_h, bias_x, bias_h = (
-        getattr(layer, f"{name}_l0{suffix}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        getattr(layer, f"{name}_l0") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     )
     cell, hidden, out = torch.zeros(8), torch.zeros(weight_h.shape[1]), []
     for frame in x:
@@ -77,7 +78,7 @@ def recurrence(x: Tensor, layer: Any, suffix: str, projected: bool) -> Tensor:
         enter, forget, candidate, leave = gates.chunk(4)
         cell = forget.sigmoid() * cell + enter.sigmoid() * candidate.tanh()
         hidden = leave.sigmoid() * cell.tanh()
-        hidden = getattr(layer, f"weight_hr_l0{suffix}") @ hidden if projected else hidden
+        hidden = layer.weight_hr_l0 @ hidden if projected else hidden
         out.append(hidden)
     return torch.stack(out)
 
@@ -88,12 +89,28 @@ def test_frames_equal_the_cell_equations(projection: int | None, bidirectional: 
     model = encoder(bidirectional=bidirectional, projection=projection, stack=2, stride=2)
     values = features(12)
     x = values[0].reshape(6, 2 * FEATURES)
-    for layer, norm in zip(model.layers, model.norms, strict=True):
-        outputs = [recurrence(x, layer, "", projection is not None)]
+    for depth, (layer, norm) in enumerate(zip(model.layers, model.norms, strict=True)):
+        outputs = [recurrence(x, layer, projection is not None)]
         if bidirectional:
-            outputs.append(recurrence(x.flip(0), layer, "_reverse", projection is not None).flip(0))
+            outputs.append(recurrence(x.flip(0), model.backward_layers[depth], projection is not None).flip(0))
         x = norm(torch.cat(outputs, 1))
     assert torch.allclose(model(batch_of(values), {}).values[0], x, atol=TOLERANCE)
+
+
+def test_two_directions_equal_torch_over_packed_sequences() -> None:
+    model, values, lengths = (
+        encoder(bidirectional=True, layers=1, stack=1, stride=1),
+        features(31, batch=3),
+        [31, 17, 4],
+    )
+    backwards = {f"{name}_reverse": weight for name, weight in model.backward_layers[0].state_dict().items()}
+    layer = torch.nn.LSTM(FEATURES, 8, batch_first=True, bidirectional=True)
+    layer.load_state_dict({**model.layers[0].state_dict(), **backwards})
+    packed = pack_padded_sequence(values, torch.tensor(lengths), batch_first=True)
+    expected = model.norms[0](pad_packed_sequence(layer(packed)[0], batch_first=True)[0])
+    found = model(batch_of(values, lengths), {}).values
+    for row, length in enumerate(lengths):
+        assert torch.allclose(found[row, :length], expected[row, :length], atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("settings", STREAMING.values(), ids=STREAMING.keys())

@@ -23,6 +23,7 @@ KNOWN_COMPONENTS: Mapping[str, tuple[str, ...]] = {
         "augmentation/speed",
         "augmentation/volume",
         "augmentation/spec-augment",
+        "objective/distillation",
     ),
     "sltcore-ctc-personalization": (
         "decoder/ctc-beam",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from slt_speech.augmentation_components import COMPONENTS as AUGMENTATIONS
 from slt_speech.decoder_components import COMPONENTS as DECODERS
+from slt_speech.objective_components import COMPONENTS as OBJECTIVES
 from sltcore.plugin import Component, hookimpl
 
 SLT_API = (1, 0)
@@ -89,5 +90,5 @@ ENCODERS: tuple[Component, ...] = (
 
 @hookimpl
 def slt_components() -> Sequence[Component]:
-    """Front end, encoders, decoders, vocoders, metrics and augmentations."""
-    return [*ENCODERS, *DECODERS, *AUGMENTATIONS]
+    """Front end, encoders, decoders, vocoders, metrics, augmentations and objectives."""
+    return [*ENCODERS, *DECODERS, *AUGMENTATIONS, *OBJECTIVES]

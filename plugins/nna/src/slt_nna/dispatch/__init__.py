@@ -1,0 +1,1 @@
+"""Which torch function runs where on the chip: handlers by function, over one `Dispatcher`."""

@@ -1,0 +1,96 @@
+"""From a model on an emulated chip to the integer-only reference of it."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from slt_nna.dispatch.dispatcher import Dispatcher
+from slt_nna.integer import Reference
+from slt_nna.interception import Entrance, unhook
+from slt_nna.names import Names
+from sltcore.errors import PluginError
+
+if TYPE_CHECKING:
+    from slt_nna.nna import Nna
+
+
+class Lowered(nn.Module):
+    """A copy of a model whose chip operators compute in integers, with the ranges of the emulation.
+
+    It is called as the model is, and so are its parts; what is done between calls, as in a streaming session, belongs
+    into `with lowered.running():`. Results are float32. Parameters that change afterwards change nothing of it.
+    """
+
+    def __init__(self, model: nn.Module, entrance: Entrance, reference: Reference) -> None:
+        super().__init__()
+        self.model = model
+        self.reference = reference
+        self._entrance = entrance
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's output."""
+        return self.model(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("model"), name)
+
+    def running(self) -> AbstractContextManager[None]:
+        """A block in which everything that is computed with the model's parts runs in integers."""
+        return self._entrance.hold()
+
+    def overflows(self) -> dict[str, int]:
+        """How often an accumulator was narrowed to another number, by layer, since it was made; none is best."""
+        return dict(self.reference.overflows)
+
+    def overflow_report(self) -> str:
+        """The same in one line."""
+        found = self.overflows()
+        bits = self.reference.chip.accumulator.bits
+        if not found:
+            return f"no sum left the accumulator of {bits} bits"
+        worst = sorted(found, key=lambda site: -found[site])
+        shown = ", ".join(f"{site} ({found[site]})" for site in worst[:5])
+        more = f" and {len(worst) - 5} more" if len(worst) > 5 else ""
+        return (
+            f"{sum(found.values())} sums left the accumulator of {bits} bits, in {shown}{more}; widen accumulator.bits, or "
+            "train on the chip"
+        )
+
+
+def lower(nna: Nna, module: nn.Module) -> Lowered:
+    """The integer-only form of an attached model or of a part of it. **Raises** `PluginError` when the chip is not
+    attached to the model that `module` belongs to, and for a chip whose words are float."""
+    if nna.model is None:
+        raise PluginError(f"nna: chip '{nna.chip.name}' is not attached, so there is nothing to lower; attach it first")
+    if nna.chip.is_ideal:
+        raise PluginError(f"nna: chip '{nna.chip.name}' computes in float; an integer form needs words below 32 bits")
+    prefix = next((name for name, part in nna.model.named_modules() if part is module), None)
+    if prefix is None:
+        raise PluginError(
+            f"nna: this {type(module).__name__} is no part of the {type(nna.model).__name__} that chip "
+            f"'{nna.chip.name}' is attached to; lower the attached model or a module of it"
+        )
+    duplicate = copy.deepcopy(module)
+    unhook(duplicate)
+    names = Names()
+    names.learn(nna.model)
+    reference = Reference(nna.chip)
+    dispatcher = Dispatcher(
+        nna.chip,
+        reference,
+        nna.ranges,
+        names,
+        include=nna.dispatcher.include,
+        exclude=nna.dispatcher.exclude,
+    )
+    entrance = Entrance(dispatcher, convert=True)
+    entrance.install(duplicate)
+    names.learn(duplicate, prefix)
+    return Lowered(duplicate.eval(), entrance, reference)

@@ -1,0 +1,217 @@
+"""A model on a chip: its arithmetic in training and evaluation, calibrated once; its integer form; its cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from slt_nna.chip import Chip, load_chip
+from slt_nna.dispatch.dispatcher import Dispatcher, Listener
+from slt_nna.floating import Floating
+from slt_nna.interception import Entrance
+from slt_nna.names import Names
+from slt_nna.ranges import RANGE_RULES, RangeRule, Ranges
+from slt_nna.selective import Only, Selective
+from slt_nna.singles import singles
+from sltcore.errors import PluginError
+from sltcore.interfaces import AcceleratorBackend, Cost
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from slt_nna.backend import Backend
+
+
+class Nna(AcceleratorBackend):
+    """Runs any `nn.Module` in the arithmetic of a chip, without replacing a module.
+
+    While a call of the model, or `use`, is open, torch functions are intercepted: layers whose weights are the model's
+    and operators on their results compute as the chip does, the rest in float. Values stay float32 tensors with
+    gradients, so training goes on. Ranges are measured once, by `attach` with calibration inputs, and stay.
+
+    - `include`, `exclude`: patterns over module names and sites of what runs on the chip and what stays on the host;
+    - `range`: how a grid's limit follows from what was measured, of `slt_nna.ranges.Ranges`; `percent` for `percentile`;
+    - `table_gradient`: backwards through a table, `true` the function's derivative or `slope` that of the table;
+    - `start`: in training mode the model runs in float until this part of the steps is over; evaluation is always the
+      chip's.
+
+    A chip with float words changes no bit. **Source**: Shakiah et al., Accelerator-aware training for transducer-based
+    speech recognition (SLT 2022, arXiv:2305.07778), whose operators are not public; this arithmetic is documented in
+    `docs/accelerators.md`. **Raises** `PluginError` for options out of their bounds.
+    """
+
+    def __init__(
+        self,
+        chip: Chip | str | Path | Mapping[str, Any],
+        *,
+        include: Sequence[str] = ("*",),
+        exclude: Sequence[str] = (),
+        range: RangeRule = "mse",
+        percent: float = 99.9,
+        table_gradient: str = "true",
+        start: float = 0.0,
+    ) -> None:
+        if range not in RANGE_RULES:
+            raise PluginError(f"nna: range is {range!r}, expected one of {', '.join(RANGE_RULES)}")
+        self.chip = load_chip(chip)
+        self.start = start
+        self.ranges = Ranges(self.chip, rule=range, percent=percent)
+        self.names = Names()
+        self._floating = Floating(self.chip)
+        self._emulation: Backend = self._floating if self.chip.is_ideal else _emulation(self.chip, table_gradient)
+        self.dispatcher = Dispatcher(
+            self.chip, self._emulation, self.ranges, self.names, include=include, exclude=exclude
+        )
+        self.entrance = Entrance(self.dispatcher)
+        self.entrance.enabled = self._enabled
+        self.model: nn.Module | None = None
+        self._only: Only | None = None
+        self._early = False
+
+    # -- what listens and chooses
+
+    @property
+    def backend(self) -> Backend:
+        """What computes on the chip; another one may be put in its place."""
+        return self.dispatcher.backend
+
+    @backend.setter
+    def backend(self, backend: Backend) -> None:
+        self.dispatcher.backend = backend
+
+    @property
+    def listeners(self) -> list[Listener]:
+        """Who hears every operator and crossing."""
+        return self.dispatcher.listeners
+
+    @property
+    def only(self) -> Only | None:
+        """`only(operator, site)`: which operators compute as the chip does, the others in float; None: all."""
+        return self._only
+
+    @only.setter
+    def only(self, only: Only | None) -> None:
+        self._only = only
+        chosen = self._emulation if only is None else Selective(self._emulation, self._floating, only)
+        self.dispatcher.backend = cast("Backend", chosen)
+
+    # -- a Transform's life
+
+    def attach(self, model: nn.Module, calibration: Iterator[Any] | None = None) -> None:
+        self._install(model)
+        if calibration is None or self.chip.is_ideal:
+            return
+        try:
+            self._calibrate(model, calibration)
+        except BaseException:
+            self.detach()
+            raise
+
+    def detach(self) -> None:
+        if self.model is None:
+            raise PluginError(f"nna: chip '{self.chip.name}' is not attached to a model")
+        self.entrance.remove()
+        self.model = None
+        self.names = self.dispatcher.names = Names()
+
+    def state(self) -> Mapping[str, Tensor]:
+        return self.ranges.state()
+
+    def restore(self, model: nn.Module, state: Mapping[str, Tensor]) -> None:
+        self.ranges.restore(state)
+        self._install(model)
+
+    def use(self, context: Mapping[str, Any]) -> AbstractContextManager[None]:
+        return self.entrance.hold()
+
+    def step(self, progress: float) -> None:
+        super().step(progress)
+        self._early = progress < self.start
+
+    def finish(self) -> None:
+        """Nothing to do: the deployed form is `lower`'s, and evaluation equals it bit for bit."""
+
+    def lower(self, module: nn.Module) -> nn.Module:
+        from slt_nna.lower import lower
+
+        lowered: nn.Module = lower(self, module)
+        return lowered
+
+    def cost(self, module: nn.Module, example: Any) -> Cost:
+        from slt_nna.cost import cost
+
+        return cost(self, module, example)
+
+    # -- inside
+
+    def _install(self, model: nn.Module) -> None:
+        if self.model is not None:
+            raise PluginError(
+                f"nna: chip '{self.chip.name}' is attached to a {type(self.model).__name__} already; detach it first"
+            )
+        _check(model, self.chip)
+        self.entrance.install(model)
+        self.model = model
+
+    def _calibrate(self, model: nn.Module, calibration: Iterator[Any]) -> None:
+        training = [module for module in model.modules() if module.training]
+        model.eval()
+        backend = self.backend
+        self.ranges.begin()
+        self.backend = Floating(self.chip, self.ranges.observe)
+        seen = 0
+        try:
+            with torch.no_grad(), self.use({}):
+                for batch in calibration:
+                    for example in singles(batch):
+                        _call(model, example)
+                        seen += 1
+        finally:
+            self.backend = backend
+            for module in training:
+                module.training = True
+        self.ranges.freeze()
+        if not seen:
+            raise PluginError("nna: the calibration data is empty; give some recordings, or None to calibrate later")
+        if not self.ranges.limits:
+            raise PluginError(
+                f"nna: no operator of {type(model).__name__} ran on chip '{self.chip.name}'; its include and exclude "
+                "patterns, or the chip's `host`, leave nothing to it"
+            )
+
+    def _enabled(self) -> bool:
+        if self.chip.is_ideal and not self.dispatcher.listeners:
+            return False
+        return not (self._early and self.model is not None and self.model.training)
+
+
+def _emulation(chip: Chip, table_gradient: str) -> Backend:
+    from slt_nna.emulated import Emulation
+
+    emulation: Backend = Emulation(chip, table_gradient=table_gradient)
+    return emulation
+
+
+def _call(model: nn.Module, example: Any) -> Any:
+    """Calibration inputs are what the model is called with: one value, or a dict of keyword arguments."""
+    return model(**example) if isinstance(example, dict) else model(example)
+
+
+def _check(model: nn.Module, chip: Chip) -> None:
+    """**Raises** `PluginError` for a model without parameters or with parameters that are not float32."""
+    if chip.is_ideal:
+        return
+    found = False
+    for name, value in model.named_parameters():
+        found = True
+        if value.dtype != torch.float32:
+            raise PluginError(
+                f"nna: parameter '{name}' is {str(value.dtype).removeprefix('torch.')}; the chip's arithmetic starts from "
+                "float32, so call model.float() first"
+            )
+    if not found:
+        raise PluginError(f"nna: {type(model).__name__} has no parameters, so nothing of it would run on the chip")

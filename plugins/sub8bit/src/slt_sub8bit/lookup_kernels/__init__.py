@@ -1,0 +1,56 @@
+"""Inference from packed codes: the fastest kernels that this processor has, and portable ones elsewhere."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+import torch
+from torch import Tensor
+
+from slt_sub8bit.lookup_kernels.compiled import kernels_of
+from slt_sub8bit.lookup_kernels.portable import rows_of
+from slt_sub8bit.packing import PackedWeight
+from sltcore.errors import PluginError
+
+__all__ = ["decoded", "decoded_rows", "linear", "return_memory"]
+
+
+def decoded(packed: PackedWeight) -> Tensor:
+    """The weight as a tensor of its own: `table[codes] * scale`, float32 of its shape."""
+    return kernels_of(packed.bits).floats(packed)
+
+
+def decoded_rows(packed: PackedWeight, rows: Tensor) -> Tensor:
+    """The rows that integers `[...]` name, float32 `[... columns]`. **Raises** `IndexError` for a row that is not there."""
+    found = rows_of(packed, rows.reshape(-1).to(torch.int64))
+    return found.view(*rows.shape, *packed.shape[1:])
+
+
+def linear(packed: PackedWeight, x: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x `[... columns]` times the weight `[rows columns]`, plus bias, in the type of x; in 8-bit integers where the weight
+    says so. No gradient passes."""
+    shape, layer = x.shape, packed.layer
+    if shape[-1] != packed.columns or not x.is_cpu:
+        raise PluginError(
+            f"a packed linear layer got {list(shape)} on {x.device}, expected [... {packed.columns}] on the CPU"
+        )
+    is_plain = bias is None or bias.is_contiguous()
+    if bias is not None and not is_plain:
+        bias = bias.detach().contiguous()
+    y = torch.empty((*shape[:-1], packed.rows))
+    if x.dtype is not torch.float32 or not x.is_contiguous():
+        return linear(packed, x.detach().to(torch.float32).contiguous(), bias).to(x.dtype)
+    if is_plain and layer is not None and layer.one is not None and x.numel() == packed.columns:
+        layer.shapes[shape] = tuple(y.shape), y.stride()
+    kernels = kernels_of(packed.bits)
+    (kernels.integer_linear if packed.int8 else kernels.float_linear)(packed, x, bias, y)
+    return y
+
+
+def return_memory() -> None:
+    """Give what the C library holds back to the system: small float weights leave holes that it would keep."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's alone
+        if trim is not None:
+            trim(0)

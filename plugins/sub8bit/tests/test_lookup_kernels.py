@@ -1,0 +1,154 @@
+"""Every kernel gives what the formulas give, to the bit where sums are integers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from slt_sub8bit import lookup_kernels
+from slt_sub8bit.integer_linear import int8_linear, int8_rows
+from slt_sub8bit.lookup_kernels import compiled
+from slt_sub8bit.lookup_kernels.portable import PortableKernels
+from slt_sub8bit.packing import PackedWeight, unpack
+from sltcore.errors import PluginError
+from sltcore.types import TableWeight
+
+SIZES = [(9, 64), (8, 128), (1, 1), (3, 70), (17, 144), (5, 512), (2, 33)]
+KINDS = [
+    "portable",
+    pytest.param("compiled", marks=pytest.mark.skipif(not compiled.is_supported(), reason="no AVX-512")),
+]
+
+
+def kernels(kind: str, bits: int) -> PortableKernels:
+    return PortableKernels() if kind == "portable" else compiled.CompiledKernels(bits)
+
+
+def make(rows: int, columns: int, bits: int, *, int8: bool = False, per_row: bool = False) -> PackedWeight:
+    indices = torch.randint(0, 2**bits, (rows, columns), dtype=torch.uint8)
+    scale = torch.rand(rows, 1) + 0.5 if per_row else torch.tensor(0.7)
+    return PackedWeight.of(TableWeight(indices, torch.randn(2**bits), scale), int8=int8)
+
+
+def multiplied(kernel: Callable[..., None], packed: PackedWeight, x: Tensor, bias: Tensor | None) -> Tensor:
+    y = torch.full((*x.shape[:-1], packed.rows), torch.nan)
+    kernel(packed, x, bias, y)
+    return y
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_decoding_is_the_formula(kind: str, bits: int) -> None:
+    torch.manual_seed(bits)
+    for rows, columns in SIZES:
+        for per_row in (False, True):
+            packed = make(rows, columns, bits, per_row=per_row)
+            assert torch.equal(kernels(kind, bits).floats(packed), packed.reference())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_integer_layers_are_exact_for_every_size_and_number_of_rows(kind: str, bits: int) -> None:
+    torch.manual_seed(bits)
+    for index, (rows, columns) in enumerate(SIZES):
+        packed = make(rows, columns, bits, int8=True, per_row=index % 2 == 0)
+        integers = torch.take(packed.table, unpack(packed.codes, packed.bits, packed.count).long()).view(rows, columns)
+        bias = torch.randn(rows) if index % 3 else None
+        for steps in (1, 2, 4, 7, 8, 9, 40):
+            x = torch.randn(steps, columns)
+            x8, step = int8_rows(x)
+            sums = (x8.double() @ integers.double().t()).float()  # exact: whole numbers below 2^53
+            expected = sums * step * packed.scale
+            expected = expected if bias is None else expected + bias
+            found = multiplied(kernels(kind, bits).integer_linear, packed, x, bias)
+            assert torch.equal(found, expected), (rows, columns, steps)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_float_layers_agree_with_the_decoded_weight(kind: str, bits: int) -> None:
+    torch.manual_seed(bits)
+    for rows, columns in SIZES:
+        packed, bias = make(rows, columns, bits, per_row=True), torch.randn(rows)
+        for steps in (1, 5):
+            x = torch.randn(steps, columns)
+            found = multiplied(kernels(kind, bits).float_linear, packed, x, bias)
+            torch.testing.assert_close(found, F.linear(x, packed.reference(), bias), rtol=1e-5, atol=1e-4)
+
+
+def test_activations_round_half_to_even_and_never_leave_eight_bits() -> None:
+    x = torch.tensor([[127.0, 0.5, 1.5, 2.5, -0.5, -127.0], [0, 0, 0, 0, 0, 0], [1e-38, 0, 0, 0, 0, -1e-38]])
+    x8, step = int8_rows(x)
+    assert x8.tolist() == [[127, 0, 2, 2, 0, -127], [0] * 6, [0] * 6]
+    assert step[:2].tolist() == [[1.0], [0.0]]
+
+
+@pytest.mark.parametrize("bits", [3, 8])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("steps", [1, 3, 40])
+def test_a_row_that_is_not_finite_spoils_no_other(bits: int, bad: float, steps: int) -> None:
+    packed = make(6, 70, bits, int8=True)
+    x = torch.randn(steps, 70)
+    good = lookup_kernels.linear(packed, x)
+    x[-1, 5] = bad
+    found = lookup_kernels.linear(packed, x)
+    assert bool(found[-1].isnan().all())
+    assert torch.equal(found[:-1], good[:-1])
+
+
+def test_all_paths_of_one_layer_give_the_same_bits() -> None:
+    packed, x, bias = make(40, 192, 4, int8=True, per_row=True), torch.randn(50, 192), torch.randn(40)
+    whole = lookup_kernels.linear(packed, x, bias)
+    assert torch.equal(torch.cat([lookup_kernels.linear(packed, row[None], bias) for row in x]), whole)
+    assert torch.equal(torch.cat([lookup_kernels.linear(packed, part, bias) for part in x.split(6)]), whole)
+    integers = kernels("portable", 4).integers(packed)
+    assert torch.equal(int8_linear(x, integers, packed.scale, bias), whole)
+
+
+def test_threads_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed, x = make(41, 128, 5, int8=True), torch.randn(3, 128)
+    alone = lookup_kernels.linear(packed, x)
+    monkeypatch.setattr(compiled, "THREADED", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    packed.layer = None
+    assert torch.equal(lookup_kernels.linear(packed, x), alone)
+
+
+def test_rows_of_an_embedding_are_those_of_the_decoded_weight() -> None:
+    for bits in range(1, 9):
+        packed = make(30, 7, bits, per_row=True)
+        rows = torch.tensor([[3, 29], [0, 3]])
+        assert torch.equal(lookup_kernels.decoded_rows(packed, rows), packed.reference()[rows])
+    with pytest.raises(IndexError, match="there are 30 rows"):
+        lookup_kernels.decoded_rows(packed, torch.tensor([30]))
+
+
+def test_other_shapes_and_types_are_handled() -> None:
+    packed = make(5, 64, 4, int8=True)
+    x = torch.randn(2, 64, 3).transpose(1, 2)
+    wanted = lookup_kernels.linear(packed, x.contiguous())
+    assert torch.equal(lookup_kernels.linear(packed, x), wanted)
+    assert wanted.shape == (2, 3, 5)
+    assert lookup_kernels.linear(packed, x.bfloat16()).dtype == torch.bfloat16
+    assert lookup_kernels.linear(packed, x[:, :0]).shape == (2, 0, 5)
+    assert lookup_kernels.linear(packed, x[0, 0]).shape == (5,)
+    with pytest.raises(PluginError, match=r"got \[2, 32\] on cpu, expected \[... 64\]"):
+        lookup_kernels.linear(packed, torch.randn(2, 32))
+    with pytest.raises(PluginError, match="on meta"):
+        lookup_kernels.linear(packed, torch.randn(2, 64, device="meta"))
+
+
+def test_kernels_that_give_wrong_results_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not compiled.is_supported():
+        pytest.skip("no AVX-512")
+    monkeypatch.setattr(compiled.CompiledKernels, "decode_bytes", lambda self, packed, target: target.zero_())
+    compiled.kernels_of.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match="look-up kernels of 4 bits are not used on this machine"):
+            assert compiled.kernels_of(4).name == "portable"
+    finally:
+        compiled.kernels_of.cache_clear()

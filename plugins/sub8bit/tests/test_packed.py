@@ -1,0 +1,222 @@
+"""Finished models: every kind of module computes as its decoded weights do, and holds none of them."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+import sltcore
+from slt_sub8bit.integer_linear import int8_linear
+from slt_sub8bit.kernels import find_kernels
+from slt_sub8bit.packed import Compute, pack_model, packed_state, packed_weights, restore_packed
+from slt_sub8bit.packing import on_int8_grid, packed_bytes
+from slt_sub8bit.scheme import decoded
+from sltcore.bundle import load_bundle, save_bundle
+from sltcore.errors import BundleError, PluginError
+from sltcore.table_weights import origin_of, table_weight
+from sltcore.types import Features, TableWeight
+
+
+class Tied(nn.Module):
+    """An embedding whose weight is the output layer's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(11, 8)
+        self.out = nn.Linear(8, 11, bias=False)
+        self.out.weight = self.embedding.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.out(self.embedding(x))
+        return y
+
+
+class First(nn.Module):
+    """A module with several outputs, of which one counts."""
+
+    def __init__(self, module: nn.Module, repeats: int = 1) -> None:
+        super().__init__()
+        self.module, self.repeats = module, repeats
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.module(*[x] * self.repeats)[0]
+        return y
+
+
+MODELS = {
+    "linear": (lambda: nn.Linear(8, 5), (3, 8)),
+    "convolutions": (lambda: nn.Sequential(nn.Conv1d(8, 6, 3), nn.Conv1d(6, 6, 3, groups=6)), (2, 8, 9)),
+    "convolution 2d": (lambda: nn.Conv2d(1, 4, 3), (2, 1, 9, 8)),
+    "lstm": (lambda: First(nn.LSTM(8, 6, num_layers=2, bidirectional=True)), (4, 2, 8)),
+    "projected lstm": (lambda: First(nn.LSTM(8, 6, proj_size=3)), (4, 2, 8)),
+    "gru": (lambda: First(nn.GRU(8, 6)), (4, 2, 8)),
+    "cell": (lambda: First(nn.LSTMCell(8, 6)), (2, 8)),
+    "attention": (lambda: First(nn.MultiheadAttention(8, 2), 3), (4, 2, 8)),
+    "cross attention": (lambda: First(nn.MultiheadAttention(8, 2, kdim=8, vdim=8), 3), (4, 2, 8)),
+    "transformer": (lambda: nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), (2, 4, 8)),
+}
+
+
+def tables(model: nn.Module, bits: int = 4) -> dict[str, TableWeight]:
+    found = {}
+    for kernel in find_kernels(model).kernels:
+        weight = kernel.parameter.detach()
+        table = torch.linspace(-1, 1, 2**bits) * float(weight.abs().max())
+        found[kernel.name] = TableWeight(
+            torch.bucketize(weight, (table[1:] + table[:-1]) / 2).to(torch.uint8), table, torch.ones(())
+        )
+    return found
+
+
+def twins(make: object, compute: Compute, bits: int = 4) -> tuple[nn.Module, nn.Module]:
+    """A model packed, and one whose float weights are the decoded ones."""
+    torch.manual_seed(0)
+    model = make().eval()  # type: ignore[operator]
+    plain = copy.deepcopy(model)
+    given = tables(model, bits)
+    for kernel in find_kernels(plain).kernels:
+        with torch.no_grad():
+            kernel.parameter.copy_(decoded(given[kernel.name]))
+    pack_model(model, find_kernels(model).kernels, given, compute)
+    return model, plain
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("bits", [1, 4, 8])
+def test_every_module_computes_with_its_decoded_weights(name: str, bits: int) -> None:
+    make, shape = MODELS[name]
+    packed, plain = twins(make, "float", bits)
+    x = torch.randn(*shape)
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            torch.testing.assert_close(packed(x), plain(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_no_float_weight_is_held_and_the_bytes_are_counted(name: str) -> None:
+    packed, plain = twins(MODELS[name][0], "float")
+    packed(torch.randn(*MODELS[name][1]))
+    quantized = {k.name: k.numel for k in find_kernels(plain).kernels}
+    assert not {n for n, _ in packed.named_parameters()} & set(quantized)
+    assert not set(packed.state_dict()) & set(quantized)
+    held = sum(b.numel() * b.element_size() for b in packed.buffers())
+    assert held == sum(packed_bytes(n, 4) + 4 * 16 + 4 for n in quantized.values())
+    assert held == sum(w.storage_bytes for w in packed_weights(packed).values())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_copies_and_restored_models_give_the_same_bits(name: str) -> None:
+    make, shape = MODELS[name]
+    for compute in ("float", "int8"):
+        packed, plain = twins(make, compute)
+        x = torch.randn(*shape)
+        wanted = packed(x)
+        other = copy.deepcopy(plain)
+        restore_packed(other, find_kernels(other).kernels, packed_state(packed), compute)
+        assert torch.equal(other(x), wanted)
+        assert torch.equal(copy.deepcopy(packed)(x), wanted)
+        assert torch.equal(packed.to("cpu")(x), wanted)
+
+
+def test_integer_layers_follow_the_integer_formula() -> None:
+    packed, _ = twins(lambda: nn.Linear(70, 9), "int8", 3)
+    torch.manual_seed(0)
+    base = nn.Linear(70, 9)
+    given = on_int8_grid(tables(base, 3)["weight"])
+    integers = torch.take(given.table, given.indices.long()).to(torch.int8)
+    x = torch.randn(2, 5, 70)
+    assert torch.equal(packed(x), int8_linear(x, integers, given.scale, base.bias.detach()))
+    assert torch.equal(packed.weight, decoded(given))
+
+
+def test_gradients_pass_an_integer_layer_as_they_pass_the_float_layer() -> None:
+    packed, _ = twins(lambda: nn.Linear(8, 5), "int8")
+    x = torch.randn(3, 8, requires_grad=True)
+    packed(x).square().sum().backward()
+    with torch.no_grad():
+        expected = 2 * packed(x) @ packed.weight
+    torch.testing.assert_close(x.grad, expected)
+
+
+def test_tied_weights_are_packed_once() -> None:
+    torch.manual_seed(0)
+    model = Tied()
+    given = tables(model)
+    pack_model(model, find_kernels(model).kernels, given, "float")
+    rows = torch.tensor([[1, 4, 10]])
+    weight = decoded(given["embedding.weight"])
+    assert len(packed_weights(model)) == 1
+    assert model.embedding.weight_codes is model.out.weight_codes
+    torch.testing.assert_close(model(rows), F.linear(weight[rows], weight))
+    copied = copy.deepcopy(model)
+    assert copied.embedding.weight_codes is copied.out.weight_codes is not model.out.weight_codes
+
+
+def test_a_watching_mode_sees_the_decoded_weight_and_whose_it_is() -> None:
+    packed, plain = twins(lambda: nn.Linear(8, 5), "int8")
+    seen = []
+
+    class Watch(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            if func is F.linear:
+                seen.append(origin_of(args[1]))
+            return func(*args, **(kwargs or {}))
+
+    with Watch(), torch.no_grad():
+        packed(torch.randn(2, 8))
+    assert seen == [(packed, "weight")]
+    offered = table_weight(packed, "weight")
+    assert offered is not None
+    assert torch.equal(decoded(offered), packed.weight)
+
+
+def test_half_precision_is_refused_with_the_reason() -> None:
+    packed, _ = twins(lambda: nn.Sequential(nn.Linear(8, 5)), "float")
+    with pytest.raises(
+        PluginError, match=r"packed 0.weight cannot become torch.float16 on cpu: packed weights compute in float32"
+    ):
+        packed.half()
+    assert packed[0].bias.dtype == torch.float32
+
+
+def test_a_state_of_another_model_leaves_the_model_as_it_was() -> None:
+    packed, _ = twins(lambda: nn.Linear(8, 5), "float")
+    other = nn.Linear(8, 200)
+    with pytest.raises(PluginError, match=r"packed weight: 32 bytes of codes \(torch.uint8\), expected 800"):
+        restore_packed(other, find_kernels(other).kernels, packed_state(packed), "float")
+    assert type(other) is nn.Linear
+    assert other.weight.shape == (200, 8)
+
+
+@pytest.mark.parametrize("compute", ["float", "int8"])
+def test_a_bundle_reloads_bit_for_bit_and_a_flipped_bit_is_refused(tmp_path: Path, compute: Compute) -> None:
+    pytest.importorskip("slt_speech")
+    encoder = {"use": "lstm", "frontend": "log-mel", "layers": 1, "hidden": 16}
+    quantizer = {"use": "post-training", "bits": 3, "compute": compute}
+    decoder = {"use": "ctc-greedy", "characters": "abc"}
+    spec = {"slt": 1, "kind": "pipeline", "encoder": encoder, "decoder": decoder, "transforms": [quantizer]}
+    pipeline = sltcore.load(spec)
+    pipeline.transforms[0].finish()
+    save_bundle(pipeline, tmp_path / "bundle")
+    again = load_bundle(tmp_path / "bundle")
+    for part in (pipeline.parts["encoder"], again.parts["encoder"]):
+        part.frontend = None
+        part.eval()
+    frames = Features(torch.randn(2, 40, 80), torch.tensor([40, 23]), 0.01)
+    with torch.inference_mode():
+        one, two = (part.parts["encoder"](frames, {}).values for part in (pipeline, again))
+    assert torch.equal(one, two)
+    states = [p.transforms[0].state() for p in (pipeline, again)]
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+    file = tmp_path / "bundle" / "weights.safetensors"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(BundleError, match="weights.safetensors"):
+        load_bundle(tmp_path / "bundle")
