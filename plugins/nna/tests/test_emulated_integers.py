@@ -1,5 +1,7 @@
 """Every operator of the emulation gives the numbers of the integer reference, bit for bit, on random chips and inputs."""
 
+# ruff: noqa: B023 - every function given to `check` is called before its loop goes on
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
@@ -132,12 +134,22 @@ def test_linear_layers_are_exact(both: Both, features: int) -> None:
     assert both.emulation.overflows == both.reference.overflows
 
 
-def test_a_million_sums_are_exact() -> None:
-    both = Both(variant("half_away"))
-    x, gx = both.chip_tensor(1000, 96)
-    out = both.grid(9, 6.0)
-    weight, bias = Weight("w", both.normal(1000, 96, spread=0.2)), both.normal(1000)
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_million_random_vectors_are_exact(rounding: str, bits: int) -> None:
+    """Dot products of 37 entries, and sums and products of two: 10^6 of each."""
+    words = {"weight": bits, "activation": bits, "residual": bits, "table": 8, "bias": 32}
+    both = Both(variant(rounding, words=words, accumulator={"bits": 38}), seed=bits)
+    x, gx = both.chip_tensor(1009, 37)
+    out = both.grid(bits, 6.0)
+    weight, bias = Weight("w", both.normal(1000, 37, spread=0.2)), both.normal(1000)
     both.check(lambda backend, place: backend.linear(x[place], gx, weight, bias, out), out)
+    a, ga = both.chip_tensor(1000, 1009)
+    b, gb = both.chip_tensor(1000, 1009, limit=5.0)
+    both.check(lambda backend, place: backend.add(a[place], ga, b[place], gb, out), out)
+    both.check(lambda backend, place: backend.multiply(a[place], ga, b[place], gb, out), out)
+    both.check(lambda backend, place: backend.requantize(b[place], gb, out), out)
+    both.check(lambda backend, place: backend.gate(a[place], ga, b[place], gb, "sigmoid", out), out)
 
 
 CONVOLUTIONS: list[Mapping[str, Any]] = [
@@ -232,12 +244,11 @@ def test_softmax_is_exact_with_excluded_entries(both: Both, dim: int, bits: int)
 
 @pytest.mark.parametrize("features", [1, 3, 64, 1000])
 @pytest.mark.parametrize("bits", [6, 8, 16])
-@pytest.mark.parametrize("affine", [(True, True), (True, False), (False, False), (False, True)])
-def test_layer_norm_is_exact(both: Both, features: int, bits: int, affine: tuple[bool, bool]) -> None:
+def test_layer_norm_is_exact(both: Both, features: int, bits: int) -> None:
     x, grid = both.chip_tensor(13, features, bits=bits)
-    weight = 1.0 + both.normal(features, spread=0.3) if affine[0] else None
-    bias = both.normal(features) if affine[1] else None
-    for limit in (1.0, 4.0):
+    for scaled, shifted, limit in product((True, False), (True, False), (1.0, 4.0)):
+        weight = 1.0 + both.normal(features, spread=0.3) if scaled else None
+        bias = both.normal(features) if shifted else None
         out = both.grid(both.chip.words.activation, limit)
         both.check(lambda backend, place: backend.layer_norm(x[place], grid, weight, bias, 1e-5, out), out)
 
@@ -251,13 +262,35 @@ def test_batch_norm_is_exact(both: Both) -> None:
 
 
 def test_embeddings_and_constants_are_exact(both: Both) -> None:
-    indices = torch.tensor([[0, 3, 2], [4, 4, 1]])
-    both.check(lambda backend, place: backend.embedding(indices, Weight("w", table)) if place >= 0 else None) if (
-        table := both.normal(5, 7)
-    ) is not None else None
-    both.check(lambda backend, place: backend.constant(table, 8))
-    both.check(lambda backend, place: backend.constant(torch.zeros(3), 8))
-    both.check(lambda backend, place: backend.constant(torch.tensor(0.3), 8))
+    indices, table = torch.tensor([[0, 3, 2], [4, 4, 1]]), both.normal(5, 7)
+    both.check(lambda backend, place: backend.embedding(indices, Weight("w", table)))
+    for value in (table, torch.zeros(3), torch.tensor(0.3)):
+        both.check(lambda backend, place: backend.constant(value, 8))
+
+
+def test_threads_change_nothing(both: Both) -> None:
+    x, gx = both.chip_tensor(6, 300, 256)
+    weight, bias = Weight("w", both.normal(256, 256, spread=0.2)), both.normal(256)
+    kernel = Weight("k", both.normal(300, 1, 3))
+    out = both.grid(both.chip.words.activation, 8.0)
+    before = torch.get_num_threads()
+
+    def run(threads: int) -> list[Tensor]:
+        emulation = Emulation(both.chip)
+        torch.set_num_threads(threads)
+        y = emulation.linear(x[0], gx, weight, bias, out)
+        geometry: Any = {"stride": (1,), "padding": (1,), "dilation": (1,), "groups": 300}
+        z = emulation.convolution(x[0], gx, kernel, None, out, **geometry)
+        a, b = y.chunk(2, -1)
+        p, _ = emulation.softmax(z, out, -1)
+        found = [y, z, p, emulation.add(y, out, z, out, out), emulation.gate(a, out, b, out, "sigmoid", out)]
+        found += [emulation.layer_norm(y, out, None, None, 1e-5, out), emulation.lookup(z, out, "tanh")[0]]
+        return [*found, torch.tensor(sum(emulation.overflows.values()))]
+
+    try:
+        assert all(map(torch.equal, run(1), run(3)))
+    finally:
+        torch.set_num_threads(before)
 
 
 def recurrent_case(both: Both, kind: str, projected: bool) -> tuple[Kernels, RecurrentGrids]:

@@ -53,7 +53,12 @@ class Words(Config):
     activation: int = Field(
         8, ge=2, le=FLOAT_BITS, description="bits of what layers hand on, recurrent outputs included" + _FLOAT
     )
-    bias: int = Field(32, ge=2, le=FLOAT_BITS, description="bits of biases, at the scale of the accumulator")
+    bias: int = Field(
+        32,
+        ge=2,
+        le=FLOAT_BITS,
+        description="bits of biases, at the scale of the accumulator; a layer norm's are clipped below 12 + weight bits",
+    )
     residual: int = Field(16, ge=2, le=FLOAT_BITS, description="bits of sums of two activations" + _FLOAT)
     preactivation: int = Field(
         16, ge=2, le=FLOAT_BITS, description="bits of the gates of LSTM and GRU before their tables" + _FLOAT

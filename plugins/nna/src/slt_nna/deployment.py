@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from sltcore.errors import DataError
 from sltcore.interfaces import AcceleratorBackend
 
 if TYPE_CHECKING:
     from slt_nna.chip import Chip
+    from slt_nna.ranges import RangeRule
     from sltcore.pipeline import Item, Pipeline
 
 
@@ -40,8 +41,7 @@ def place(
         pipeline.transforms.remove(transform)
     values = [pipeline.read(item) for item in items]
     inputs = [pipeline.batch([value]) for value in values]
-    options = {} if range_rule is None else {"range": range_rule}
-    transform = Nna(chip, **options)
+    transform = Nna(chip) if range_rule is None else Nna(chip, range=cast("RangeRule", range_rule))
     transform.attach(pipeline.model, iter(inputs))
     pipeline.transforms.append(transform)
     return Placed(pipeline, transform, inputs, [getattr(value, "duration_s", 0.0) for value in values])

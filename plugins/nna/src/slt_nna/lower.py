@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -11,7 +12,6 @@ from torch import nn
 from slt_nna.dispatch.dispatcher import Dispatcher
 from slt_nna.integer import Reference
 from slt_nna.interception import Entrance, unhook
-from slt_nna.names import Names
 from sltcore.errors import PluginError
 
 if TYPE_CHECKING:
@@ -51,46 +51,70 @@ class Lowered(nn.Module):
 
     def overflow_report(self) -> str:
         """The same in one line."""
-        found = self.overflows()
-        bits = self.reference.chip.accumulator.bits
-        if not found:
-            return f"no sum left the accumulator of {bits} bits"
-        worst = sorted(found, key=lambda site: -found[site])
-        shown = ", ".join(f"{site} ({found[site]})" for site in worst[:5])
-        more = f" and {len(worst) - 5} more" if len(worst) > 5 else ""
-        return (
-            f"{sum(found.values())} sums left the accumulator of {bits} bits, in {shown}{more}; widen accumulator.bits, or "
-            "train on the chip"
-        )
+        return overflow_report(self.reference)
+
+
+def overflow_report(reference: Reference) -> str:
+    """The accumulator's overflows in one line, the worst layers first."""
+    found, bits = reference.overflows, reference.chip.accumulator.bits
+    if not found:
+        return f"no sum left the accumulator of {bits} bits"
+    worst = sorted(found, key=lambda site: -found[site])
+    shown = ", ".join(f"{site} ({found[site]})" for site in worst[:5])
+    more = f" and {len(worst) - 5} more" if len(worst) > 5 else ""
+    return (
+        f"{sum(found.values())} sums left the accumulator of {bits} bits, in {shown}{more}; widen accumulator.bits, or "
+        "train on the chip"
+    )
+
+
+@contextmanager
+def in_integers(nna: Nna) -> Iterator[Reference]:
+    """A block in which the attached model itself computes in integers instead of the emulation, wherever it is called
+    from: a whole pipeline, or its streaming sessions. Gives the reference, which counts `overflows`. **Raises**
+    `PluginError` as `lower`."""
+    _check(nna)
+    before, reference = nna.backend, Reference(nna.chip)
+    nna.backend = reference
+    try:
+        with nna.use({}):
+            yield reference
+    finally:
+        nna.backend = before
 
 
 def lower(nna: Nna, module: nn.Module) -> Lowered:
     """The integer-only form of an attached model or of a part of it. **Raises** `PluginError` when the chip is not
     attached to the model that `module` belongs to, and for a chip whose words are float."""
-    if nna.model is None:
-        raise PluginError(f"nna: chip '{nna.chip.name}' is not attached, so there is nothing to lower; attach it first")
-    if nna.chip.is_ideal:
-        raise PluginError(f"nna: chip '{nna.chip.name}' computes in float; an integer form needs words below 32 bits")
+    _check(nna)
+    assert nna.model is not None
     prefix = next((name for name, part in nna.model.named_modules() if part is module), None)
     if prefix is None:
         raise PluginError(
             f"nna: this {type(module).__name__} is no part of the {type(nna.model).__name__} that chip "
             f"'{nna.chip.name}' is attached to; lower the attached model or a module of it"
         )
-    duplicate = copy.deepcopy(module)
+    duplicate = copy.deepcopy(module).cpu()
     unhook(duplicate)
-    names = Names()
-    names.learn(nna.model)
+    names = nna.names  # with the order of parameters when ranges were measured, which a finished quantizer takes away
+    names.learn(duplicate, prefix)
     reference = Reference(nna.chip)
     dispatcher = Dispatcher(
         nna.chip,
         reference,
-        nna.ranges,
+        copy.deepcopy(nna.ranges),
         names,
         include=nna.dispatcher.include,
         exclude=nna.dispatcher.exclude,
     )
     entrance = Entrance(dispatcher, convert=True)
     entrance.install(duplicate)
-    names.learn(duplicate, prefix)
+    names.learn(duplicate, prefix)  # again: the entrance takes it for a whole model
     return Lowered(duplicate.eval(), entrance, reference)
+
+
+def _check(nna: Nna) -> None:
+    if nna.model is None:
+        raise PluginError(f"nna: chip '{nna.chip.name}' is not attached, so there is nothing to lower; attach it first")
+    if nna.chip.is_ideal:
+        raise PluginError(f"nna: chip '{nna.chip.name}' computes in float; an integer form needs words below 32 bits")

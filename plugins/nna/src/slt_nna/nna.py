@@ -57,6 +57,15 @@ class Nna(AcceleratorBackend):
     ) -> None:
         if range not in RANGE_RULES:
             raise PluginError(f"nna: range is {range!r}, expected one of {', '.join(RANGE_RULES)}")
+        if not 50.0 < percent <= 100.0:
+            raise PluginError(f"nna: percent is {percent}, expected more than 50 and at most 100")
+        if not 0.0 <= start <= 1.0:
+            raise PluginError(f"nna: start is {start}, expected 0 to 1")
+        for option, patterns in (("include", include), ("exclude", exclude)):
+            if isinstance(patterns, str):
+                raise PluginError(
+                    f"nna: {option} is the text {patterns!r}, expected a sequence of patterns: [{patterns!r}]"
+                )
         self.chip = load_chip(chip)
         self.start = start
         self.ranges = Ranges(self.chip, rule=range, percent=percent)
@@ -109,6 +118,7 @@ class Nna(AcceleratorBackend):
             self._calibrate(model, calibration)
         except BaseException:
             self.detach()
+            self.ranges.abandon()
             raise
 
     def detach(self) -> None:
@@ -122,6 +132,7 @@ class Nna(AcceleratorBackend):
         return self.ranges.state()
 
     def restore(self, model: nn.Module, state: Mapping[str, Tensor]) -> None:
+        self._refuse_second()
         self.ranges.restore(state)
         self._install(model)
 
@@ -148,11 +159,14 @@ class Nna(AcceleratorBackend):
 
     # -- inside
 
-    def _install(self, model: nn.Module) -> None:
+    def _refuse_second(self) -> None:
         if self.model is not None:
             raise PluginError(
                 f"nna: chip '{self.chip.name}' is attached to a {type(self.model).__name__} already; detach it first"
             )
+
+    def _install(self, model: nn.Module) -> None:
+        self._refuse_second()
         _check(model, self.chip)
         self.entrance.install(model)
         self.model = model

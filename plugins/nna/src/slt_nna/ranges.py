@@ -35,10 +35,17 @@ class Histogram:
         self.counts = torch.zeros(BINS, dtype=torch.float64)
         self.top = 0.0
         self.largest = 0.0
+        self.given = False
+
+    @property
+    def spoilt(self) -> bool:
+        """Whether there were values, and none of them finite."""
+        return self.given and not float(self.counts.sum())
 
     def add(self, values: Tensor) -> None:
         """Count the entries of a tensor of any shape."""
         magnitudes = values.detach().abs().flatten().float()
+        self.given = self.given or magnitudes.numel() > 0
         magnitudes = magnitudes[magnitudes.isfinite()]
         if not magnitudes.numel():
             return
@@ -137,8 +144,19 @@ class Ranges:
         self.observing = True
         self.limits, self._seen, self._bits, self._grids = {}, {}, {}, {}
 
+    def abandon(self) -> None:
+        """Observe no more, and know no range: a calibration failed."""
+        self.observing = False
+        self.limits, self._seen, self._bits, self._grids = {}, {}, {}, {}
+
     def freeze(self) -> None:
-        """Choose every limit, and observe no more."""
+        """Choose every limit, and observe no more. **Raises** `PluginError` for a place without one finite value."""
+        for name, histogram in self._seen.items():
+            if histogram.spoilt:
+                raise PluginError(
+                    f"nna: no value measured at '{name}' is finite, so it has no range; look for nan and inf in the "
+                    "calibration data and in the model's parameters"
+                )
         for name, bits in self._bits.items():
             histogram = self._seen.get(name)
             if histogram is not None:

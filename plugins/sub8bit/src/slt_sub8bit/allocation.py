@@ -63,7 +63,8 @@ def allocate(
     inputs = list(islice(calibration, examples)) if calibration is not None else []
     if not inputs:
         raise PluginError(
-            "budget_bytes needs calibration inputs to measure sensitivities; give some, or set bits and bits_of"
+            "budget_bytes needs calibration inputs to measure sensitivities: `calibration:` in a spec for slt train, or "
+            "attach(model, calibration) in Python; or set bits and bits_of instead"
         )
     measured = sensitivities(model, kernels, inputs, widths)
     choices = [measured[kernel.name] for kernel in kernels]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -11,11 +11,18 @@ from sltcore.spec import Config
 
 def _width(bits: int) -> int:
     if bits not in (*range(1, 9), 32):
-        raise ValueError(f"{bits} bits; choose 1 to 8, or 32 to leave weights as they are")
+        raise ValueError("expected 1 to 8 bits, or 32 to leave weights as they are")
     return bits
 
 
+def _not_empty(widths: tuple[int, ...]) -> tuple[int, ...]:
+    if not widths:
+        raise ValueError("expected one width at least")
+    return widths
+
+
 Width = Annotated[int, Field(ge=1, le=32), AfterValidator(_width)]
+ALL_WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8)
 
 
 class WeightsConfig(Config):
@@ -33,12 +40,18 @@ class WeightsConfig(Config):
         description="bytes of all quantized weights; the bits of those that bits_of does not name are then chosen by measured "
         "sensitivity instead of `bits`",
     )
-    choices: tuple[Width, ...] = Field(
-        (1, 2, 3, 4, 5, 6, 7, 8), min_length=1, description="bits to choose from under budget_bytes"
+    choices: Annotated[tuple[Width, ...], AfterValidator(_not_empty)] = Field(
+        ALL_WIDTHS, description="bits to choose from under budget_bytes"
     )
     compute: Literal["float", "int8"] = Field(
         "float", description="arithmetic of linear layers: float, or 8-bit integers with activations rounded row by row"
     )
+
+    @model_validator(mode="after")
+    def _chosen_under_a_budget(self) -> Self:
+        if self.budget_bytes is None and self.choices != ALL_WIDTHS:
+            raise ValueError("choices are read under budget_bytes alone; give it, or set bits and bits_of")
+        return self
 
 
 class ScaledConfig(WeightsConfig):
@@ -64,6 +77,12 @@ class Sub8bitConfig(ScaledConfig):
     dead: float = Field(0.001, ge=0, lt=0.5, description="share of weights below which a level is put elsewhere")
     every: int = Field(1, ge=1, le=1000, description="quantize in one training step of so many, until hard")
     rate: float = Field(1.0, gt=0, le=100, description="learning rate of the levels, times that of the weights")
+
+    @model_validator(mode="after")
+    def _sharper(self) -> Self:
+        if self.kappa_start > self.kappa_end:
+            raise ValueError(f"kappa_start is {self.kappa_start}, expected at most kappa_end ({self.kappa_end})")
+        return self
 
 
 class PostTrainingConfig(ScaledConfig):
@@ -114,7 +133,7 @@ class ParqConfig(WeightsConfig):
     every: int = Field(10, ge=1, le=100_000, description="training steps from one choice of levels to the next")
 
     @model_validator(mode="after")
-    def _in_order(self) -> ParqConfig:
+    def _in_order(self) -> Self:
         if self.anneal_start >= self.anneal_end:
             raise ValueError(f"anneal_start is {self.anneal_start}, expected less than anneal_end ({self.anneal_end})")
         return self

@@ -37,7 +37,7 @@ class GeneralScheme:
     Companding is off by default (mu = 0, y = u), and levels start where Lloyd and Max put them, because both were measured to
     be nearer to the weights: on Gaussian and Laplace weights, levels trained for squared error end 0 to 1.5 dB lower with
     mu = 15 and 0 to 3 dB lower with mu = 255, since the nearest level in a companded space is not the nearest weight; and
-    at 8 bits quantiles start 14 to 19 dB below Lloyd-Max. **Source**: Zhen et al. 2022, arXiv:2206.07882; what the paper leaves open
+    at 8 bits quantiles start 14 to 19 dB below Lloyd-Max. **Source**: Zhen et al. 2022, arXiv:2210.09188; what the paper leaves open
     (initial levels, schedule, re-seeding) is ours.
     """
 

@@ -26,7 +26,7 @@ COMPONENTS = (
     _quantizer(
         "sub8bit",
         "weights in 1 to 8 bits on learned levels, annealed from soft to hard",
-        "Zhen et al. 2022, arXiv:2206.07882",
+        "Zhen et al. 2022, arXiv:2210.09188",
         "Sub8bitConfig",
     ),
     _quantizer(
@@ -67,4 +67,4 @@ def slt_components() -> Sequence[Component]:
 @hookimpl
 def slt_commands() -> Sequence[Command]:
     """`slt sub8bit`."""
-    return [Command("sub8bit", "slt_sub8bit.commands:app", "use quantized models elsewhere")]
+    return [Command("sub8bit", "slt_sub8bit.commands:app", "what quantized models take, and how to use them elsewhere")]

@@ -40,7 +40,7 @@ class Sub8bit(Quantizer):
       bits out of `choices` with which calibration outputs suffer least, instead of `bits`.
     - `compute`: with `int8`, linear layers multiply 8-bit integers: activations rounded row by row, tables on an int8 grid.
 
-    Source: Zhen et al. 2022, arXiv:2206.07882, for the order of life; the schemes name their own.
+    Source: Zhen et al. 2022, arXiv:2210.09188, for the order of life; the schemes name their own.
     """
 
     def __init__(
@@ -194,18 +194,24 @@ class Sub8bit(Quantizer):
         self._wear(model, kernels, schemes, widths)
 
     def report(self, module: nn.Module) -> Size:
-        """Bytes on disk and in memory of `module` as it would be stored now, and the modules left alone."""
+        """Bytes on disk and in memory of `module` as it would be stored now, and the modules left alone.
+
+        Buffers that a module makes anew (non-persistent ones) are in memory alone.
+        """
         quantized = {id(kernel.parameter): kernel for _, kernel in self._attached()}
-        disk = 0
+        held = packed_weights(module).values()
+        stored = {id(part) for packed in held for part in (packed.codes, packed.table, packed.scale)}
+        stored |= {id(tensor) for tensor in (*module.parameters(), *_persistent_buffers(module))}
+        disk, anew = 0, sum(packed.derived_bytes for packed in held)
         for key, tensor in {id(t): t for t in (*module.parameters(), *module.buffers())}.items():
-            kernel = quantized.get(key)
-            disk += (
-                tensor.element_size() * tensor.numel()
-                if kernel is None
-                else self._bytes(kernel, self.widths[kernel.name])
-            )
-        derived = sum(packed.derived_bytes for packed in packed_weights(module).values())
-        return Size(disk, disk + derived, untouched(module, list(self.kernels.values())))
+            kernel, size = quantized.get(key), tensor.element_size() * tensor.numel()
+            if kernel is not None:
+                disk += self._bytes(kernel, self.widths[kernel.name])
+            elif key in stored:
+                disk += size
+            else:
+                anew += size
+        return Size(disk, disk + anew, untouched(module, list(self.kernels.values())))
 
     # Inside
 
@@ -234,10 +240,16 @@ class Sub8bit(Quantizer):
         }
         rest = [kernel for kernel in found.kernels if kernel.name not in named]
         chosen = {kernel.name: self.bits for kernel in rest}
-        if self.budget_bytes is not None and rest:
+        if self.budget_bytes is not None:
             spent = sum(
                 self._bytes(k, named[k.name]) for k in found.kernels if named.get(k.name, UNTOUCHED) != UNTOUCHED
             )
+            if spent > self.budget_bytes:
+                raise PluginError(
+                    f"budget_bytes is {self.budget_bytes:,}, but the kernels that bits_of names take {spent:,}; raise it, or name "
+                    f"fewer bits"
+                )
+        if self.budget_bytes is not None and rest:
             room = self.budget_bytes - spent - sum(4 * self._scales(kernel) for kernel in rest)
             chosen = allocate(model, rest, self.choices, room, calibration)
         return {**chosen, **named}
@@ -258,9 +270,11 @@ class Sub8bit(Quantizer):
                     offer_table(place.module, place.attribute, _Offer(self, kernel.name))
                     offered.append(place)
         except PluginError:
-            for place in offered:
-                withdraw_table(place.module, place.attribute)
-            raise
+            for given in offered:
+                withdraw_table(given.module, given.attribute)
+            raise PluginError(
+                f"{place.name} has a codebook of another quantizer already; quantize it once: exclude it from one of them"
+            ) from None
         self.model, self.schemes = model, schemes
         self.kernels = {kernel.name: kernel for kernel in kernels}
         self.widths = {name: widths[name] for name in self.kernels}
@@ -310,6 +324,14 @@ class _Offer:
 def _refuse_width(width: int, where: str) -> None:
     if width not in WIDTHS:
         raise PluginError(f"{where}: {width} bits; choose 1 to 8, or 32 to leave weights as they are")
+
+
+def _persistent_buffers(model: nn.Module) -> Iterator[Tensor]:
+    """The buffers that `state_dict` holds."""
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None and name not in module._non_persistent_buffers_set:
+                yield buffer
 
 
 def _kernels_of(model: nn.Module, names: Mapping[str, Any]) -> list[Kernel]:

@@ -95,7 +95,7 @@ def soft_assign(y: Tensor, z: Tensor, *, alpha: float) -> Tensor:
     """The mean level of every value under exp(-alpha |y - z|), differentiable in `y` and `z`.
 
     **Shapes**: y any, float32 or float64; z [J], J >= 1, sorted upwards (equal levels are fine); the result is as y.
-    **Source**: softmax annealing of Zhen et al. 2022 (arXiv:2206.07882); the recurrences are ours.
+    **Source**: softmax annealing of Zhen et al. 2022 (arXiv:2210.09188); the recurrences are ours.
     """
     found: Tensor = _SoftAssignment.apply(y, z, alpha)  # type: ignore[no-untyped-call]
     return found

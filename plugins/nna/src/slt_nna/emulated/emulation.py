@@ -187,7 +187,7 @@ class Emulation:
         h, last, c = self._run(
             Lstm, rows, *_weights(kernels, rows.device), *first, self.passes, self.maps, gx, grids, frames
         )
-        h = h if batch_sizes is not None else h.view(*x.shape[:2], -1)
+        h = h if batch_sizes is not None else h.view(*x.shape[:2], h.shape[-1])
         return h.to(place), last.to(place), c.to(place)
 
     def gru(
@@ -206,7 +206,7 @@ class Emulation:
         first = None if state is None else state.to(rows.device)
         weights = _weights(kernels, rows.device)[:4]
         h, last = self._run(Gru, rows, *weights, first, self.passes, self.maps, gx, grids, frames)
-        h = h if batch_sizes is not None else h.view(*x.shape[:2], -1)
+        h = h if batch_sizes is not None else h.view(*x.shape[:2], h.shape[-1])
         return h.to(place), last.to(place)
 
     # -- arrangement

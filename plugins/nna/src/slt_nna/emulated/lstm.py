@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -10,10 +10,10 @@ from torch import Tensor
 
 from slt_nna.backend import RecurrentGrids
 from slt_nna.emulated import recurrent_kernels as kernels
-from slt_nna.emulated.gradient import Operator
+from slt_nna.emulated.gradient import Operator, combined
 from slt_nna.emulated.linear import accumulated
 from slt_nna.emulated.passes import array
-from slt_nna.emulated.recurrence import Frames, Recurrent, both, state_gradient, words
+from slt_nna.emulated.recurrence import Frames, Recurrent, both, state_of, words
 from slt_nna.emulated.weights import bias_codes, quantized
 from slt_nna.grid import Grid
 
@@ -22,13 +22,72 @@ if TYPE_CHECKING:
     from slt_nna.emulated.passes import Passes
 
 
-class Saved(NamedTuple):
-    """What the gradient needs of every row: gates [· 4d] int16, c before and after [· d] int32, flags [· d] uint8."""
+class Cells:
+    """The part of a frame behind the recurrent product: gates, tables, c, and the output before a projection."""
 
-    gates: Tensor
-    before: Tensor
-    after: Tensor
-    flags: Tensor
+    def __init__(
+        self,
+        passes: Passes,
+        maps: Maps,
+        grids: RecurrentGrids,
+        out: Grid,
+        units: tuple[float, float],
+        rows: int,
+        width: int,
+    ) -> None:
+        assert grids.state is not None
+        rescale, table = passes.arithmetic.rescale, passes.arithmetic.table_grid.scale
+        state, pre = grids.state, grids.preactivation
+        self.passes, self.least, self.scale, self.wrap = passes, pre.least, out.scale, passes.arithmetic.wrap
+        ratios = (table * state.scale / state.scale, table * table / state.scale, table * table / out.scale)
+        self.gate_steps = np.stack([rescale(unit / pre.scale).array for unit in units])
+        self.cell_steps = np.stack([rescale(ratio).array for ratio in ratios])
+        self.gate_words, self.cell_words = words(passes, None, pre), words(passes, state, out)
+        found = (maps.lookup("sigmoid", pre), maps.lookup("tanh", pre), maps.lookup("tanh", state))
+        self.tables = tuple(array(each.codes) for each in found)
+        self.gates = torch.empty(rows, 4 * width, dtype=torch.int16)
+        self.before, self.after = (torch.empty(rows, width, dtype=torch.int32) for _ in range(2))
+        self.flags = torch.empty(rows, width, dtype=torch.uint8)
+        self.arrays = tuple(array(each) for each in (self.gates, self.before, self.after, self.flags))
+
+    def __call__(self, part: slice, given: tuple[Any, ...], back: tuple[Any, ...], c: Any, out: Any) -> None:
+        """One frame, whose rows are `part`: from both products to c, in place, and the output."""
+        gates, before, after, flags = (each[part] for each in self.arrays)
+        self.passes.overflows += kernels.lstm_gates(
+            *given, *back, self.gate_steps, self.gate_words, self.wrap, gates, flags
+        )
+        kernels.lstm_cell(
+            gates, self.least, *self.tables, self.cell_steps, self.cell_words, self.wrap, c, before, after, self.scale,
+            flags, out,
+        )  # fmt: skip
+
+    @property
+    def saved(self) -> tuple[Tensor, ...]:
+        """What the gradient needs of every row: gates, c before and after, flags."""
+        return self.gates, self.before, self.after, self.flags
+
+
+class Projection:
+    """The recurrent projection of an LSTM with one."""
+
+    def __init__(self, passes: Passes, weight: Tensor, cell: Grid, hidden: Grid, rows: int) -> None:
+        self.passes, self.cell, self.hidden = passes, cell, hidden
+        self.codes = quantized(passes.arithmetic, weight, passes.arithmetic.chip.words.weight)
+        self.masks = torch.ones(rows, len(weight), dtype=torch.uint8)
+
+    def __call__(self, part: slice, cells: Tensor) -> Tensor:
+        """h of the cells' output of one frame, whose rows are `part`."""
+        found = accumulated(
+            self.passes, cells, self.cell, self.codes.operand, self.codes.unit, self.codes.largest, None
+        )
+        ratio = self.codes.scale * self.cell.scale / self.hidden.scale
+        value, mask = self.passes.requantize(
+            found.acc, found.inverse, None, ratio, self.hidden, register=found.mask is None
+        )
+        for each in (mask, found.mask):
+            if each is not None:
+                self.masks[part] &= each
+        return value
 
 
 class Lstm(Operator):
@@ -51,121 +110,59 @@ class Lstm(Operator):
         grids: RecurrentGrids,
         frames: Frames,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        arithmetic = passes.arithmetic
-        rescale, bits = arithmetic.rescale, arithmetic.chip.words.weight
-        state, pre, hidden = grids.state, grids.preactivation, grids.hidden
-        assert state is not None
+        arithmetic, hidden, state = passes.arithmetic, grids.hidden, grids.state
+        bits, rows, width = arithmetic.chip.words.weight, len(x), w_hh.shape[0] // 4
         cell = hidden if w_hr is None else grids.cell
         assert cell is not None
+        assert state is not None
         codes_x, codes_h = quantized(arithmetic, w_ih, bits), quantized(arithmetic, w_hh, bits)
-        unit_x, unit_h, table = codes_x.scale * gx.scale, codes_h.scale * hidden.scale, arithmetic.table_grid.scale
-        bias = b_ih if b_hh is None else b_hh if b_ih is None else b_ih.double() + b_hh.double()
-        given, kept = bias_codes(arithmetic, bias, unit_x)
-        found = accumulated(passes, x, gx, codes_x.operand, codes_x.unit, codes_x.largest, given)
-        rows, width = len(x), w_hh.shape[0] // 4
-        recurrent = Recurrent(passes, codes_h, hidden, frames.batch)
+        units = float(codes_x.scale) * gx.scale, float(codes_h.scale) * hidden.scale
+        bias, kept = bias_codes(arithmetic, _sum(b_ih, b_hh), units[0])
+        found = accumulated(passes, x, gx, codes_x.operand, codes_x.unit, codes_x.largest, bias)
         start = np.zeros(4 * width, np.int64) if found.bias is None else array(found.bias)
-        saved = Saved(
-            torch.empty(rows, 4 * width, dtype=torch.int16),
-            torch.empty(rows, width, dtype=torch.int32),
-            torch.empty(rows, width, dtype=torch.int32),
-            torch.empty(rows, width, dtype=torch.uint8),
-        )
-        h = torch.zeros(frames.batch, w_hh.shape[1]) if h0 is None else h0.detach().clone().contiguous()
-        c = torch.zeros(frames.batch, width) if c0 is None else c0.detach()
-        c_codes = torch.round(c.double() / state.scale).int().contiguous()
-        outputs, cells = torch.empty(rows, w_hh.shape[1]), torch.empty(rows, width)
-        cells = outputs if w_hr is None else cells
-        previous = torch.empty(rows, w_hh.shape[1])
-        projection = None if w_hr is None else quantized(arithmetic, w_hr, bits)
-        project_masks = None if w_hr is None else torch.ones(rows, w_hh.shape[1], dtype=torch.uint8)
-        gate_steps = np.stack([rescale(unit_x / pre.scale).array, rescale(unit_h / pre.scale).array])
-        cell_steps = np.stack(
-            [
-                rescale(table * state.scale / state.scale).array,
-                rescale(table * table / state.scale).array,
-                rescale(table * table / cell.scale).array,
-            ]
-        )
-        gate_words, cell_words = words(passes, None, pre), words(passes, state, cell)
-        sigmoid, tanh = maps.lookup("sigmoid", pre), maps.lookup("tanh", pre)
-        tables = array(sigmoid.codes), array(tanh.codes), array(maps.lookup("tanh", state).codes)
-        acc_x, gates, flags, c_array = array(found.acc), array(saved.gates), array(saved.flags), array(c_codes)
-        before, after, cell_array, wrap = array(saved.before), array(saved.after), array(cells), arithmetic.wrap
+        recurrent = Recurrent(passes, codes_h, hidden, frames.batch)
+        step = Cells(passes, maps, grids, cell, units, rows, width)
+        projection = None if w_hr is None else Projection(passes, w_hr, cell, hidden, rows)
+        h = state_of(h0, (frames.batch, w_hh.shape[1]))
+        c = torch.round(state_of(c0, (frames.batch, width)).double() / state.scale).int()
+        outputs, previous = torch.empty(rows, w_hh.shape[1]), torch.empty(rows, w_hh.shape[1])
+        cells = outputs if projection is None else torch.empty(rows, width)
+        acc, c_array, cell_array = array(found.acc), array(c), array(cells)
         for begin, count in frames.forwards():
             part = slice(begin, begin + count)
             previous[part] = h[:count]
-            acc_h, inverse = recurrent(previous[part])
-            passes.overflows += kernels.lstm_gates(
-                acc_x[part],
-                found.inverse,
-                start,
-                acc_h,
-                inverse,
-                gate_steps,
-                gate_words,
-                wrap,
-                gates[part],
-                flags[part],
-            )
-            kernels.lstm_cell(
-                gates[part], pre.least, *tables, cell_steps, cell_words, wrap, c_array[:count], before[part],
-                after[part], cell.scale, flags[part], cell_array[part],
-            )  # fmt: skip
-            if projection is not None and project_masks is not None:
-                done = accumulated(
-                    passes, cells[part], cell, projection.operand, projection.unit, projection.largest, None
-                )
-                ratio = projection.scale * cell.scale / hidden.scale
-                value, mask = passes.requantize(done.acc, done.inverse, None, ratio, hidden, register=done.mask is None)
-                outputs[part] = value
-                for each in (mask, done.mask):
-                    if each is not None:
-                        project_masks[part] &= each
+            given = acc[part], found.inverse, start
+            step(part, given, recurrent(previous[part]), c_array[:count], cell_array[part])
+            if projection is not None:
+                outputs[part] = projection(part, cells[part])
             h[:count] = outputs[part]
-        values_hr = None if projection is None else projection.values
-        c_last = (c_codes.double() * state.scale).float()
+        held = (None, None, None) if projection is None else (projection.codes.values, cells, projection.masks)
         ctx.save_for_backward(
-            x, codes_x.values, codes_h.values, values_hr, kept, previous, *saved, found.mask, recurrent.kept(frames),
-            None if w_hr is None else cells, project_masks,
-        )  # fmt: skip
-        ctx.passes, ctx.maps, ctx.grids, ctx.frames = passes, maps, grids, frames
-        ctx.biased = (b_ih is not None, b_hh is not None)
+            x, codes_x.values, codes_h.values, kept, previous, *step.saved, found.mask, recurrent.kept(frames), *held
+        )
+        ctx.maps, ctx.grids, ctx.frames = maps, grids, frames
         ctx.set_materialize_grads(False)
-        return outputs, h, c_last
+        return outputs, h, (c.double() * state.scale).float()
 
     @staticmethod
     def gradient(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        x, values_x, values_h, values_hr, kept, previous, *rest = ctx.saved_tensors
-        saved, (mask_x, mask_h, cells, project_masks) = Saved(*rest[:4]), rest[4:]
-        grids, maps, frames = ctx.grids, ctx.maps, ctx.frames
-        pre, state = grids.preactivation, grids.state
-        rows, width = saved.flags.shape
+        x, values_x, values_h, kept, previous, *rest = ctx.saved_tensors
+        saved, (mask_x, mask_h), (values_hr, cells, masks) = rest[:4], rest[4:6], rest[6:]
+        back = state_of(gradients[1], (ctx.frames.batch, values_h.shape[1]))
+        back_c = state_of(gradients[2], (ctx.frames.batch, saved[3].shape[1]))
         given = torch.zeros(previous.shape) if gradients[0] is None else gradients[0].contiguous()
-        back = state_gradient(gradients[1], (frames.batch, values_h.shape[1]))
-        back_c = state_gradient(gradients[2], (frames.batch, width))
-        tables = [both(maps.lookup(name, grid)) for name, grid in (("sigmoid", pre), ("tanh", pre), ("tanh", state))]
-        gates = torch.empty(rows, 4 * width)
-        whole = mask_x if mask_h is None else mask_h if mask_x is None else mask_x & mask_h
-        projected = None if values_hr is None else torch.empty(rows, values_hr.shape[0])
-        none = torch.zeros(frames.batch, width)
-        for begin, count in frames.backwards():
+        projected = None if values_hr is None else torch.empty(len(x), len(values_hr))
+        frame = _Backwards(ctx.maps, ctx.grids, saved, combined(mask_x, mask_h))
+        for begin, count in ctx.frames.backwards():
             part = slice(begin, begin + count)
-            if projected is None:
-                first, second = given[part], back[:count]
-            else:
-                torch.add(given[part], back[:count], out=projected[part])
-                projected[part] *= project_masks[part]
-                first, second = torch.mm(projected[part], values_hr), none[:count]
-            kernels.lstm_gradient(
-                array(first), array(second), array(back_c[:count]), array(saved.gates[part]), pre.least,
-                array(saved.before[part]), array(saved.after[part]), state.least, state.scale, array(saved.flags[part]),
-                *tables, array(gates[part]),
-            )  # fmt: skip
-            if whole is not None:
-                gates[part] *= whole[part]
-            torch.mm(gates[part], values_h, out=back[:count])
-        wanted = ctx.needs_input_grad
+            first, second = given[part], back[:count]
+            if projected is not None:
+                torch.add(first, second, out=projected[part])
+                projected[part] *= masks[part]
+                first = torch.mm(projected[part], values_hr)
+                second = torch.zeros_like(first)
+            torch.mm(frame(part, first, second, back_c[:count]), values_h, out=back[:count])
+        gates, wanted = frame.gradients, ctx.needs_input_grad
         bias = gates.sum(0) if wanted[3] or wanted[4] else None
         bias = bias if bias is None or kept is None else bias * kept
         return (
@@ -179,3 +176,34 @@ class Lstm(Operator):
             back_c if wanted[7] else None,
             *[None] * 5,
         )
+
+
+class _Backwards:
+    """The gradients of the gates, frame by frame."""
+
+    def __init__(self, maps: Maps, grids: RecurrentGrids, saved: list[Tensor], mask: Tensor | None) -> None:
+        assert grids.state is not None
+        self.pre, self.state, self.mask = grids.preactivation, grids.state, mask
+        found = (("sigmoid", self.pre), ("tanh", self.pre), ("tanh", self.state))
+        self.tables = [both(maps.lookup(name, grid)) for name, grid in found]
+        self.gradients = torch.empty(saved[0].shape)
+        self.arrays = [array(each) for each in (*saved, self.gradients)]
+
+    def __call__(self, part: slice, given: Tensor, back: Tensor, back_c: Tensor) -> Tensor:
+        """Those of the rows `part`; `back_c` becomes the gradient of the c before."""
+        gates, before, after, flags, out = (each[part] for each in self.arrays)
+        kernels.lstm_gradient(
+            array(given), array(back), array(back_c), gates, self.pre.least, before, after, self.state.least,
+            self.state.scale, flags, *self.tables, out,
+        )  # fmt: skip
+        found = self.gradients[part]
+        if self.mask is not None:
+            found *= self.mask[part]
+        return found
+
+
+def _sum(one: Tensor | None, two: Tensor | None) -> Tensor | None:
+    """Both biases as one, exact to float64."""
+    if one is None or two is None:
+        return two if one is None else one
+    return one.detach().double() + two.detach().double()

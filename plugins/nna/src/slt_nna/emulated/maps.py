@@ -78,7 +78,8 @@ class Maps:
         table: Table = getattr(self.chip.tables, function)
         n, reach = table.entries, table.range
         true, derivative = FUNCTIONS[function]
-        entries = self._entries(true((np.arange(n) - n // 2) * (2 * reach / n)), table.gain)
+        points = np.asarray((np.arange(n) - n // 2) * (2 * reach / n), np.float64)
+        entries = self._entries(true(points), table.gain)
         q = torch.arange(grid.least, grid.most + 1)
         codes = self._read(entries, q, grid.scale, 2 * reach / n, n // 2, table.interpolation)
         x = np.arange(grid.least, grid.most + 1) * grid.scale

@@ -11,6 +11,7 @@ from torch import Tensor
 from slt_nna.emulated import portable, row_kernels
 from slt_nna.emulated.gradient import Operator
 from slt_nna.emulated.passes import array, empty, on_cpu, word
+from slt_nna.emulated.threads import spread
 from slt_nna.emulated.weights import quantized
 from slt_nna.grid import Grid
 
@@ -66,11 +67,17 @@ class LayerNorm(Operator):
         if on_cpu(x):
             value, mask = empty(rows)
             means, deviations = torch.empty(len(rows), 1), torch.empty(len(rows), 1)
-            clipped = row_kernels.layer_norm(
-                array(rows), gx.scale, drop, offset, eps, array(affine.gain), array(affine.shift), step.array,
-                word(limits), limits.wrap, out.scale, array(value), array(mask), array(means)[:, 0],
-                array(deviations)[:, 0],
-            )  # fmt: skip
+            given, into, kept_there = array(rows), array(value), array(mask)
+            mean, deviation = array(means)[:, 0], array(deviations)[:, 0]
+            codes = (array(affine.gain), array(affine.shift), step.array, word(limits), limits.wrap, out.scale)
+            rest = (gx.scale, drop, offset, eps, *codes)
+            clipped = spread(
+                len(given),
+                rows.numel(),
+                lambda part: row_kernels.layer_norm(
+                    given[part], *rest, into[part], kept_there[part], mean[part], deviation[part]
+                ),
+            )
             kept = mask if clipped else None
         else:
             value, kept = portable.layer_norm(

@@ -17,6 +17,7 @@ from torch import Tensor
 from slt_nna.emulated import kernels, portable, row_kernels
 from slt_nna.emulated.arithmetic import NO_LIMITS, Arithmetic, Limits
 from slt_nna.emulated.maps import Map
+from slt_nna.emulated.threads import spread
 from slt_nna.grid import Grid
 
 Masked = tuple[Tensor, Tensor | None]
@@ -71,33 +72,36 @@ class Passes:
         last = axis in (-1, acc.ndim - 1)
         channels = acc.shape[axis]
         if not on_cpu(acc):
-            shape = [-1] + [1] * (0 if last else acc.ndim - 2)
-            numbers: Any = self._numbers(ratio, acc.device, shape)
-            given = None if bias is None else bias.view(shape)
-            value, kept = portable.requantize(acc, inverse, given, numbers, narrow, limits, out.scale)
-            return value, kept
+            wide = [-1] + [1] * (0 if last else acc.ndim - 2)
+            numbers: Any = self._numbers(ratio, acc.device, wide)
+            start = None if bias is None else bias.view(wide)
+            return portable.requantize(acc, inverse, start, numbers, narrow, limits, out.scale)
         value, mask = empty(acc)
         if acc.numel() == 0:
             return value, None
         codes = np.zeros(channels, np.int64) if bias is None else array(bias)
         rest = (word(narrow), word(limits), limits.wrap, out.scale)
         if last:
-            flat = (-1, channels)
+            shape: tuple[int, int] = (-1, channels)
             kernel: Any = kernels.requantize_columns
             if isinstance(ratio, float):
                 step = self.arithmetic.rescale(ratio).array
             else:
                 kernel, step = kernels.requantize_channels, np.ascontiguousarray(self.arithmetic.rescales(ratio).T)
         else:
-            flat = (acc.shape[0] * channels, -1)
+            shape = (acc.shape[0] * channels, -1)
             kernel = kernels.requantize_rows
             step = (
                 self.arithmetic.rescale(ratio).array[None]
                 if isinstance(ratio, float)
                 else self.arithmetic.rescales(ratio)
             )
-        clipped, overflowed = kernel(
-            array(acc).reshape(flat), inverse, codes, step, *rest, array(value).reshape(flat), array(mask).reshape(flat)
+        given, into, kept = (array(each).reshape(shape) for each in (acc, value, mask))
+        clipped, overflowed = spread(
+            len(given),
+            acc.numel(),
+            lambda part: kernel(given[part], inverse, codes, step, *rest, into[part], kept[part]),
+            multiple=1 if last else channels,
         )
         self.overflows += overflowed
         return value, mask if clipped else None
@@ -123,15 +127,9 @@ class Passes:
         if not on_cpu(x):
             return portable.enter(x, out.scale, self.arithmetic.rounding, Limits(out.least, out.most, False))
         value, mask = empty(x)
-        clipped = kernels.enter(
-            array(x).ravel(),
-            out.scale,
-            self.arithmetic.rounding,
-            float(out.least),
-            float(out.most),
-            array(value).ravel(),
-            array(mask).ravel(),
-        )
+        given, into, kept = flat(x, value, mask)
+        rest = (out.scale, self.arithmetic.rounding, float(out.least), float(out.most))
+        clipped = spread(len(given), len(given), lambda part: kernels.enter(given[part], *rest, into[part], kept[part]))
         return value, mask if clipped else None
 
     def codes(self, x: Tensor, grid: Grid) -> Tensor:
@@ -151,19 +149,13 @@ class Passes:
         if not on_cpu(a):
             return portable.add(a, 1 / ga.scale, first, b, 1 / gb.scale, second, sign, limits, out.scale)
         value, mask = empty(a)
-        clipped = kernels.add(
-            array(a).ravel(),
-            1.0 / ga.scale,
-            first.array,
-            array(b).ravel(),
-            1.0 / gb.scale,
-            second.array,
-            sign,
-            word(limits),
-            limits.wrap,
-            out.scale,
-            array(value).ravel(),
-            array(mask).ravel(),
+        left, right, into, kept = flat(a, b, value, mask)
+        one, two = (1.0 / ga.scale, first.array), (1.0 / gb.scale, second.array)
+        rest = (sign, word(limits), limits.wrap, out.scale)
+        clipped = spread(
+            len(left),
+            len(left),
+            lambda part: kernels.add(left[part], *one, right[part], *two, *rest, into[part], kept[part]),
         )
         return value, mask if clipped else None
 
@@ -175,17 +167,13 @@ class Passes:
         if not on_cpu(a):
             return portable.multiply(a, 1 / ga.scale, b, 1 / gb.scale, step, limits, out.scale)
         value, mask = empty(a)
-        clipped = kernels.multiply(
-            array(a).ravel(),
-            1.0 / ga.scale,
-            array(b).ravel(),
-            1.0 / gb.scale,
-            step.array,
-            word(limits),
-            limits.wrap,
-            out.scale,
-            array(value).ravel(),
-            array(mask).ravel(),
+        left, right, into, kept = flat(a, b, value, mask)
+        one, two = 1.0 / ga.scale, 1.0 / gb.scale
+        rest = (step.array, word(limits), limits.wrap, out.scale)
+        clipped = spread(
+            len(left),
+            len(left),
+            lambda part: kernels.multiply(left[part], one, right[part], two, *rest, into[part], kept[part]),
         )
         return value, mask if clipped else None
 
@@ -198,7 +186,8 @@ class Passes:
             places = portable.places(x, 1 / grid.scale, self.arithmetic.limits(grid.bits))
             return entries.values.to(x.device)[places]
         out = torch.empty_like(x)
-        kernels.look_up(array(x).ravel(), *_span(grid), array(entries.values), array(out).ravel())
+        (given, into), held = flat(x, out), array(entries.values)
+        spread(len(given), len(given), lambda part: kernels.look_up(given[part], *_span(grid), held, into[part]))
         return out
 
     def look_up_gradient(self, gradient: Tensor, x: Tensor, grid: Grid, entries: Map) -> Tensor:
@@ -208,8 +197,11 @@ class Passes:
             places = portable.places(x, 1 / grid.scale, self.arithmetic.limits(grid.bits))
             return gradient * entries.slopes.to(x.device)[places]
         out = torch.empty_like(x)
-        kernels.look_up_gradient(
-            array(gradient).ravel(), array(x).ravel(), *_span(grid), array(entries.slopes), array(out).ravel()
+        (back, given, into), held = flat(gradient, x, out), array(entries.slopes)
+        spread(
+            len(given),
+            len(given),
+            lambda part: kernels.look_up_gradient(back[part], given[part], *_span(grid), held, into[part]),
         )
         return out
 
@@ -225,18 +217,14 @@ class Passes:
         if a.numel() == 0:
             return value, None
         shape = (-1, a.shape[-1])
-        clipped = kernels.gate(
-            *rows(a),
-            1.0 / ga.scale,
-            *rows(b),
-            *_span(gb),
-            array(entries.codes),
-            step.array,
-            word(limits),
-            limits.wrap,
-            out.scale,
-            array(value).reshape(shape),
-            array(mask).reshape(shape),
+        (left, from_a), (right, from_b) = rows(a), rows(b)
+        into, kept = array(value).reshape(shape), array(mask).reshape(shape)
+        rest = (*_span(gb), array(entries.codes), step.array, word(limits), limits.wrap, out.scale)
+        one = 1.0 / ga.scale
+        clipped = spread(
+            len(into),
+            a.numel(),
+            lambda part: kernels.gate(left[part], from_a, one, right[part], from_b, *rest, into[part], kept[part]),
         )
         return value, mask if clipped else None
 
@@ -255,16 +243,15 @@ class Passes:
         if a.numel() == 0:
             return out_a, out_b
         shape = (-1, a.shape[-1])
-        kernels.gate_gradient(
-            array(gradient.contiguous()).reshape(shape),
-            array(mask).reshape(shape),
-            *rows(a),
-            *rows(b),
-            *_span(gb),
-            array(entries.values),
-            array(entries.slopes),
-            array(out_a).reshape(shape),
-            array(out_b).reshape(shape),
+        (left, from_a), (right, from_b) = rows(a), rows(b)
+        back, kept, to_a, to_b = (array(each.contiguous()).reshape(shape) for each in (gradient, mask, out_a, out_b))
+        rest = (*_span(gb), array(entries.values), array(entries.slopes))
+        spread(
+            len(back),
+            a.numel(),
+            lambda part: kernels.gate_gradient(
+                back[part], kept[part], left[part], from_a, right[part], from_b, *rest, to_a[part], to_b[part]
+            ),
         )
         return out_a, out_b
 
@@ -279,14 +266,10 @@ class Passes:
         value, mask = empty(x)
         if x.numel() == 0:
             return value, None
-        flat = (-1, x.shape[-1])
-        clipped = row_kernels.softmax(
-            array(x).reshape(flat),
-            1.0 / grid.scale,
-            array(entries),
-            bits,
-            array(value).reshape(flat),
-            array(mask).reshape(flat),
+        given, into, kept = (array(each).reshape(-1, x.shape[-1]) for each in (x, value, mask))
+        rest = (1.0 / grid.scale, array(entries), bits)
+        clipped = spread(
+            len(given), x.numel(), lambda part: row_kernels.softmax(given[part], *rest, into[part], kept[part])
         )
         return value, mask if clipped else None
 
@@ -299,14 +282,12 @@ class Passes:
             return portable.softmax_gradient(gradient, mask, x, 1 / grid.scale, entries.to(x.device))
         out = torch.empty_like(x)
         if x.numel():
-            flat = (-1, x.shape[-1])
-            row_kernels.softmax_gradient(
-                array(gradient).reshape(flat),
-                array(mask).reshape(flat),
-                array(x).reshape(flat),
-                1.0 / grid.scale,
-                array(entries),
-                array(out).reshape(flat),
+            back, kept, given, into = (array(each).reshape(-1, x.shape[-1]) for each in (gradient, mask, x, out))
+            rest = (1.0 / grid.scale, array(entries))
+            spread(
+                len(given),
+                x.numel(),
+                lambda part: row_kernels.softmax_gradient(back[part], kept[part], given[part], *rest, into[part]),
             )
         return out
 
@@ -318,7 +299,8 @@ class Passes:
         if not on_cpu(gradient):
             return gradient * mask
         out = torch.empty_like(gradient)
-        kernels.masked(array(gradient).ravel(), array(mask).ravel(), array(out).ravel())
+        back, kept, into = flat(gradient, mask, out)
+        spread(len(back), len(back), lambda part: kernels.masked(back[part], kept[part], into[part]))
         return out
 
     def _numbers(
@@ -329,6 +311,11 @@ class Passes:
         return tuple(torch.from_numpy(self.arithmetic.rescales(ratio)).to(device).T.reshape(6, *shape))
 
 
+def flat(*tensors: Tensor) -> tuple[npt.NDArray[Any], ...]:
+    """The memory of contiguous CPU tensors in one dimension."""
+    return tuple(array(each).ravel() for each in tensors)
+
+
 def rows(x: Tensor) -> tuple[npt.NDArray[Any], int]:
     """A tensor as rows along its last axis, and the column where it begins: in place where it is a part of the columns of
     a contiguous tensor."""
@@ -337,8 +324,9 @@ def rows(x: Tensor) -> tuple[npt.NDArray[Any], int]:
     regular = x.stride(-1) == 1 and all(
         x.stride(axis) == stride * math.prod(x.shape[axis + 1 : -1]) for axis in range(x.ndim - 1)
     )
-    start = x.storage_offset() % stride if stride else 0
-    first = x.storage_offset() - start
+    offset = int(x.storage_offset())
+    start = offset % stride if stride else 0
+    first = offset - start
     count = x.numel() // columns
     if regular and start + columns <= stride and 4 * (first + count * stride) <= x.untyped_storage().nbytes():
         return array(x.as_strided((count, stride), (stride, 1), first)), start

@@ -20,16 +20,12 @@ if TYPE_CHECKING:
 
 
 class Frames(NamedTuple):
-    """Rows of all frames one after the other: how many each has, and in which order they run."""
+    """Rows of all frames one after the other: how many each has, in which order they run, and of how many sequences."""
 
     sizes: list[int]
     starts: list[int]
     reverse: bool
-
-    @property
-    def batch(self) -> int:
-        """Sequences."""
-        return self.sizes[0] if self.sizes else 0
+    batch: int
 
     def forwards(self) -> Iterator[tuple[int, int]]:
         """The first row of each frame, and its rows, in the order of running."""
@@ -46,7 +42,8 @@ def frames_of(x: Tensor, batch_sizes: Tensor | None, reverse: bool) -> Frames:
     """The frames of x [t b f], or of packed x [sum f]."""
     sizes = [x.shape[1]] * x.shape[0] if batch_sizes is None else [int(each) for each in batch_sizes.tolist()]
     starts = np.concatenate([[0], np.cumsum(sizes)])[:-1].astype(int).tolist() if sizes else []
-    return Frames(sizes, starts, reverse)
+    batch = x.shape[1] if batch_sizes is None else max(sizes, default=0)
+    return Frames(sizes, starts, reverse, batch)
 
 
 class Recurrent:
@@ -109,6 +106,6 @@ def words(passes: Passes, *grids: Grid | None) -> npt.NDArray[np.int64]:
     return np.array([each[:2] for each in limits], dtype=np.int64)
 
 
-def state_gradient(given: Tensor | None, shape: tuple[int, ...]) -> Tensor:
-    """A gradient of a last state, to go on from: a copy, zeros where there is none."""
-    return torch.zeros(shape) if given is None else given.detach().clone().contiguous()
+def state_of(given: Tensor | None, shape: tuple[int, ...]) -> Tensor:
+    """A state, or the gradient of one, to go on from: a copy, zeros where there is none."""
+    return torch.zeros(shape) if given is None else given.detach().clone(memory_format=torch.contiguous_format)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -121,7 +121,7 @@ def overflows(arithmetic: Arithmetic, bound: float) -> bool:
 
 
 def tiled(
-    passes: Passes, shape: tuple[int, ...], bias: Tensor | None, parts: list[Callable[[], Tensor]], inverse: float,
+    passes: Passes, shape: tuple[int, ...], bias: Tensor | None, parts: Sequence[Callable[[], Tensor]], inverse: float,
     device: torch.device,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The accumulator after one tile after the other, narrowed behind each: float64 integers, and what never overflowed.

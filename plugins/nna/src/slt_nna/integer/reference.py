@@ -21,7 +21,7 @@ from slt_nna.integer.kernels import EXCLUDED
 from slt_nna.integer.numbers import LARGEST, Codes, Rules, Scales, Wide, bias_codes, constant_codes, entered
 from slt_nna.integer.products import Geometry, Sums, operand, packed, short, sums_of_columns, sums_of_rows, unfolded
 from slt_nna.integer.tables import Tables
-from slt_nna.integer.tensor import IntegerTensor, codes_of, wrapped
+from slt_nna.integer.tensor import IntegerTensor, arranged, codes_of, values_of, wrapped
 from sltcore.table_weights import origin_of, table_weight
 
 Numbers = npt.NDArray[Any]
@@ -117,9 +117,7 @@ class Reference:
         return wrapped(entered(x.detach().cpu().float().numpy(), out.scale, out.bits, self.chip.rounding))
 
     def leave(self, x: Tensor, grid: Grid) -> Tensor:
-        codes = codes_of(x)
-        values = (codes.astype(np.float64) * grid.scale).astype(np.float32)
-        return torch.from_numpy(np.where(codes == EXCLUDED, np.float32(-np.inf), values))
+        return values_of(x.codes, grid) if isinstance(x, IntegerTensor) else x
 
     def constant(self, value: Tensor, bits: int) -> tuple[Tensor, Grid]:
         codes, scale = self._symmetric(value.detach().cpu().double().numpy(), bits)
@@ -354,14 +352,7 @@ class Reference:
     # -- arrangement
 
     def shape(self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        inside, named = _inside(tuple(args)), _inside(dict(kwargs))
-        try:
-            return _outside(function(*inside, **named))
-        except (
-            RuntimeError
-        ):  # some arrangements (pooling, reflection) are not made for integers; doubles hold codes too
-            doubles = function(*_cast(inside, torch.int32, torch.float64), **named)
-            return _outside(_cast(doubles, torch.float64, torch.int32))
+        return arranged(function, args, kwargs)
 
     def overwrite(self, x: Tensor, result: Tensor, grid: Grid) -> None:
         if isinstance(x, IntegerTensor) and isinstance(result, IntegerTensor):
@@ -375,29 +366,3 @@ def _pair(a: Tensor, b: Tensor) -> tuple[Codes, Codes, Codes]:
     """The codes of two operands in their joint shape, and room for a result."""
     p, q = np.broadcast_arrays(codes_of(a), codes_of(b))
     return np.ascontiguousarray(p), np.ascontiguousarray(q), np.empty(p.size, np.int32)
-
-
-def _inside(value: Any) -> Any:
-    """The same structure with codes in the place of chip tensors."""
-    if isinstance(value, IntegerTensor):
-        return value.codes
-    if isinstance(value, tuple | list):
-        return type(value)(_inside(each) for each in value)
-    if isinstance(value, dict):
-        return {key: _inside(each) for key, each in value.items()}
-    return value
-
-
-def _cast(value: Any, old: torch.dtype, new: torch.dtype) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(new) if value.dtype == old else value
-    return type(value)(_cast(each, old, new) for each in value) if isinstance(value, tuple | list) else value
-
-
-def _outside(value: Any) -> Any:
-    """The same structure with chip tensors in the place of codes; sizes and lengths have other types."""
-    if isinstance(value, Tensor):
-        return IntegerTensor(value) if value.dtype == torch.int32 else value
-    if isinstance(value, tuple | list):
-        return type(value)(_outside(each) for each in value)
-    return value
