@@ -217,3 +217,47 @@ def test_batch_norm_uses_running_statistics_in_training(rounded: Made) -> None:
 def test_options_out_of_bounds_are_refused() -> None:
     with pytest.raises(PluginError, match="range is 'median', expected one of max, percentile, mse"):
         Nna("ideal", range="median")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"percent": 200.0}, "percent is 200.0, expected more than 50 and at most 100"),
+        ({"start": -1.0}, "start is -1.0, expected 0 to 1"),
+        ({"exclude": "encoder.*"}, "exclude is the text 'encoder.*', expected a sequence of patterns"),
+    ],
+)
+def test_numbers_and_patterns_out_of_bounds_are_refused(option: dict[str, Any], message: str) -> None:
+    with pytest.raises(PluginError, match=message.replace("*", r"\*")):
+        Nna("ideal", **option)
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+def test_a_calibration_without_a_finite_value_is_refused(rounded: Made, number: float) -> None:
+    module, x = model(MODELS[0])
+    transform = rounded()
+    with pytest.raises(PluginError, match="no value measured at 'encoder.0:input' is finite, so it has no range"):
+        transform.attach(module, iter([torch.full_like(x, number)]))
+    assert not transform.ranges.observing
+    transform.attach(module, iter([x]))
+    assert module(x).isfinite().all()
+
+
+def test_a_failed_calibration_leaves_no_stand_in_for_a_range(rounded: Made) -> None:
+    module, x = model(MODELS[0])
+    transform = rounded()
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        transform.attach(module, iter([x, x[..., :3]]))
+    transform.attach(module)
+    with pytest.raises(PluginError, match="was never calibrated"):
+        module(x)
+
+
+def test_a_refused_restore_leaves_the_ranges_of_the_attached_model(rounded: Made) -> None:
+    module, x = model(MODELS[0])
+    transform = rounded()
+    transform.attach(module, iter([x]))
+    expected = module(x)
+    with pytest.raises(PluginError, match="attached to a Stack already"):
+        transform.restore(copy.deepcopy(module), {"range.other": torch.tensor(1.0)})
+    assert torch.equal(module(x), expected)

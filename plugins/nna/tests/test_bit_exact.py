@@ -46,7 +46,7 @@ def random_chip(draw: random.Random, rounding: str) -> Chip:
             "scales": "free" if free else "power_of_two",
             "weight_scales": draw.choice(("tensor", "channel")),
             "multiplier_bits": draw.randint(4, min(31, 62 - bits, 44 - words["weight"])) if free else 24,
-            "tables": {name: table for name in ("sigmoid", "tanh", "phi")}
+            "tables": dict.fromkeys(("sigmoid", "tanh", "phi"), table)
             | {"exp": {**table, "entries": table["entries"] + 1}},
         }
     )
@@ -115,7 +115,8 @@ class Trial:
         self.compare(lambda backend, place: backend.multiply(a[place], ga, b[place], gb, out), out)
         function = self.draw.choice(("sigmoid", "phi"))
         self.compare(lambda backend, place: backend.gate(a[place], ga, a[place], ga, function, out), out)
-        self.compare(lambda backend, place: backend.gate(a[place], ga, b[place], gb, function, out), out)
+        c, gc = self.chip_tensor(*shape, bits=self.words.activation)
+        self.compare(lambda backend, place: backend.gate(a[place], ga, c[place], gc, function, out), out)
         self.compare(lambda backend, place: backend.lookup(a[place], ga, "tanh"))
         self.compare(lambda backend, place: backend.requantize(a[place], ga, out), out)
 

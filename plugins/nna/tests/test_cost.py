@@ -178,3 +178,10 @@ def test_a_model_that_the_chip_does_not_see_is_refused() -> None:
     transform.attach(model, iter([torch.randn(B, T, 8)]))
     with pytest.raises(PluginError, match="no operator of Sequential was seen by the chip 'mixed-8-16'"):
         account(transform, other, torch.randn(B, T, 8))
+
+
+def test_a_dict_is_called_as_calibration_calls_it() -> None:
+    model, x = nn.Linear(4, 6), torch.randn(3, 4)
+    transform = Nna("mixed-8-16")
+    transform.attach(model, iter([{"input": x}]))
+    assert transform.cost(model, {"input": x}) == transform.cost(model, x)

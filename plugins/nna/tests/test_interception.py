@@ -454,3 +454,34 @@ def test_a_stream_of_convolutions_equals_the_whole() -> None:
                 output, memory = module.step(part, memory)
             parts.append(output)
     assert torch.equal(torch.cat(parts, -1), whole)
+
+
+CASTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "to": lambda y: y.to(torch.float32),
+    "keyword": lambda y: y.to(dtype=torch.float32),
+    "copy": lambda y: y.to(torch.float32, copy=True),
+    "device": lambda y: y.to("cpu", torch.float32),
+    "float": lambda y: y.float(),
+    "type": lambda y: y.type(torch.float32),
+    "type_as": lambda y: y.type_as(y),
+    "double": lambda y: y.to(torch.float64).float(),
+}
+
+
+@pytest.mark.parametrize("cast", CASTS)
+def test_a_cast_to_float_keeps_the_values_in_integers_too(cast: str) -> None:
+    class Cast(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            y = self.first(x)
+            return self.last(y + CASTS[cast](y).pow(2))
+
+    torch.manual_seed(0)
+    module, x = Cast(), torch.randn(4, 6)
+    transform = Nna("mixed-8-16")
+    transform.attach(module, iter([x]))
+    with torch.no_grad():
+        assert torch.equal(module(x), transform.lower(module)(x))

@@ -158,7 +158,7 @@ def test_a_budget_needs_calibration() -> None:
     net = model()
     for calibration in (None, iter([])):
         with pytest.raises(
-            PluginError, match="budget_bytes needs calibration inputs to measure sensitivities; give some"
+            PluginError, match="budget_bytes needs calibration inputs to measure sensitivities: `calibration:`"
         ):
             allocate(net, find_kernels(net).kernels, (2, 4), 10_000, calibration)
 

@@ -335,6 +335,20 @@ def test_transformers_models_are_quantized_tied_weights_too() -> None:
         torch.testing.assert_close(model(x).logits, attached, rtol=0, atol=1e-5)
 
 
+def test_buffers_that_no_file_holds_are_counted_in_memory_alone() -> None:
+    model = stack()
+    model.register_buffer("made", torch.zeros(7, dtype=torch.float64), persistent=False)
+    model.register_buffer("kept", torch.zeros(3))
+    quantizer = gq(bits=2)
+    quantizer.attach(model)
+    for _ in range(2):
+        size = quantizer.report(model)
+        assert size.memory_bytes - size.disk_bytes == 7 * 8
+        quantizer.finish()
+    stored = [*model.state_dict().values(), *quantizer.state().values()]
+    assert size.disk_bytes == sum(tensor.numel() * tensor.element_size() for tensor in stored)
+
+
 def test_wrong_uses_are_refused_in_one_line() -> None:
     model = stack()
     quantizer = gq()
@@ -345,7 +359,9 @@ def test_wrong_uses_are_refused_in_one_line() -> None:
     quantizer.attach(model)
     with pytest.raises(PluginError, match=r"^Sub8bit\.attach: it is attached already, on Sequential"):
         quantizer.attach(model)
-    with pytest.raises(PluginError, match=r"^Linear\.weight has a codebook of another quantizer already"):
+    with pytest.raises(
+        PluginError, match=r"^0\.weight has a codebook of another quantizer already; quantize it once: exclude"
+    ):
         gq().attach(model)
     state = quantizer.state()
     quantizer.finish()
@@ -367,6 +383,10 @@ def test_wrong_bits_and_patterns_are_refused() -> None:
         gq(bits=9)
     with pytest.raises(PluginError, match=r"^bits_of: head: 0 bits; choose 1 to 8"):
         gq(bits_of={"head": 0})
+    with pytest.raises(
+        PluginError, match=r"^budget_bytes is 10, but the kernels that bits_of names take 5\d\d; raise it, or"
+    ):
+        gq(budget_bytes=10, bits_of={"*": 4}).attach(stack())
     with pytest.raises(PluginError, match=r"^bits_of: no weight is named like 'head'"):
         gq(bits_of={"head": 2}).attach(stack())
     model = stack()

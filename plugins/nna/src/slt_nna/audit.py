@@ -105,7 +105,7 @@ def audit(
 
     With one operator on the chip its inputs are rounded to their grids, it computes in integers, and what it hands on
     goes through the rest of the model in float. `call(module, input)` gives the output to compare, by default what the
-    module returns; of a structure the first float tensor counts. Inputs are single utterances, so no padding counts.
+    module returns, called with a dict as keyword arguments; of a structure the first float tensor counts. Inputs are single utterances, so no padding counts.
     `each` = False leaves out the single operators and compares kinds only.
 
     **Raises** `PluginError` for a float chip, without inputs, and when the model gives no float tensor.
@@ -187,6 +187,8 @@ class _Bench:
         """The model's output, and the outputs of the operators in `keep`, in the order of their calls."""
         import torch
 
+        from slt_nna.singles import called
+
         kept: dict[tuple[str, str], list[Tensor]] = {key: [] for key in keep or ()}
 
         def listen(event: Event) -> None:
@@ -199,7 +201,7 @@ class _Bench:
             listening(self.transform, listen),
             self.transform.use({}),
         ):
-            given = self.module(example) if self.call is None else self.call(self.module, example)
+            given = (self.call or called)(self.module, example)
         output = next(_tensors(given), None)
         if output is None:
             raise PluginError(

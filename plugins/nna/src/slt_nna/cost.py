@@ -120,10 +120,12 @@ class Account:
             f"{speed.macs_per_cycle:g} a cycle and {speed.clock_hz / 1e6:g} MHz, and its bytes at "
             f"{speed.bytes_per_s / 1e9:g} GB/s",
             "weights are read once for each call of an operator, operands and results once; words are packed",
-            f"an operator on the host takes two operations for each multiply-accumulate, at "
-            f"{speed.host_flops_per_s / 1e9:g} GFLOP/s",
-            f"each value handed over between chip and host takes {speed.crossing_s * 1e6:g} us and its bytes",
-            "operators, host and hand-overs do not overlap, so this is an upper limit for one stream",
+            f"an operator on the host takes its operations, two for each multiply-accumulate, at "
+            f"{speed.host_flops_per_s / 1e9:g} GFLOP/s, and no time for its bytes",
+            f"each value handed over between chip and host takes {speed.crossing_s * 1e6:g} us, and its bytes at "
+            f"{speed.bytes_per_s / 1e9:g} GB/s",
+            "multipliers and memory always run at their full rates, which real ones do not; operators, host and hand-overs "
+            "do not overlap, though a device may let them: so the times are no bound, neither from above nor from below",
         ]
 
     def to_dict(self) -> dict[str, Any]:
@@ -186,19 +188,22 @@ def account(
     audio_s: float | None = None,
     call: Callable[[Any, Any], Any] | None = None,
 ) -> Account:
-    """Count one call of `module`, which an `Nna` is attached to, on `example`; `call(module, example)` makes it.
+    """Count one call of `module`, which an `Nna` is attached to, on `example`; `call(module, example)` makes it,
+    by default `module(example)`, or `module(**example)` for a dict.
 
     The model runs once, in evaluation, without gradients. **Raises** `PluginError` when no operator of the model was
     seen, so that a cost of nothing is never taken for cheapness.
     """
     import torch
 
+    from slt_nna.singles import called
+
     counter = Counter(transform.chip, audio_s)
     was_training = module.training
     module.eval()
     try:
         with torch.no_grad(), listening(transform, counter), transform.use({}):
-            module(example) if call is None else call(module, example)
+            (call or called)(module, example)
     finally:
         module.train(was_training)
     if not counter.account.sites:

@@ -26,8 +26,6 @@ class _Active(threading.local):
     """The interception that runs in this thread: of several inside each other the innermost, alone."""
 
     current: Interception | None = None
-    task: int = -1
-    """The backward pass in which the innermost module began to run: checkpointed modules run again in one; -1 outside."""
 
 
 _ACTIVE = _Active()
@@ -57,7 +55,7 @@ class Interception(TorchFunctionMode):
     ) -> Any:
         """One torch function: to its handler, past it, or to the host."""
         given = {} if kwargs is None else kwargs
-        backwards = torch._C._current_graph_task_id() != _ACTIVE.task
+        backwards = torch._C._current_graph_task_id() != -1
         if _ACTIVE.current is not self or func in _QUERIES or backwards:
             return func(*args, **given)
         handler = _HANDLERS.get(func)
@@ -182,12 +180,9 @@ class Entrance:
         if depths.depth == 0:
             depths.modes[0].__enter__()
         depths.depth += 1
-        depths.tasks.append(_ACTIVE.task)
-        _ACTIVE.task = torch._C._current_graph_task_id()
 
     def pop(self) -> None:
         """One level up; the last one ends the interception."""
-        _ACTIVE.task = self._depths.tasks.pop()
         self._depths.depth -= 1
         if self._depths.depth == 0:
             self._depths.modes[0].__exit__(None, None, None)
@@ -222,7 +217,6 @@ class _Depths(threading.local):
     def __init__(self) -> None:
         self.depth = 0
         self.modes: list[Interception] = []
-        self.tasks: list[int] = []
 
 
 class _Before:

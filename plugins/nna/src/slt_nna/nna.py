@@ -16,7 +16,7 @@ from slt_nna.interception import Entrance
 from slt_nna.names import Names
 from slt_nna.ranges import RANGE_RULES, RangeRule, Ranges
 from slt_nna.selective import Only, Selective
-from slt_nna.singles import singles
+from slt_nna.singles import called, singles
 from sltcore.errors import PluginError
 from sltcore.interfaces import AcceleratorBackend, Cost
 
@@ -182,7 +182,7 @@ class Nna(AcceleratorBackend):
             with torch.no_grad(), self.use({}):
                 for batch in calibration:
                     for example in singles(batch):
-                        _call(model, example)
+                        called(model, example)
                         seen += 1
         finally:
             self.backend = backend
@@ -208,11 +208,6 @@ def _emulation(chip: Chip, table_gradient: str) -> Backend:
 
     emulation: Backend = Emulation(chip, table_gradient=table_gradient)
     return emulation
-
-
-def _call(model: nn.Module, example: Any) -> Any:
-    """Calibration inputs are what the model is called with: one value, or a dict of keyword arguments."""
-    return model(**example) if isinstance(example, dict) else model(example)
 
 
 def _check(model: nn.Module, chip: Chip) -> None:

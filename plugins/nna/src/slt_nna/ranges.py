@@ -158,9 +158,9 @@ class Ranges:
                     "calibration data and in the model's parameters"
                 )
         for name, bits in self._bits.items():
-            histogram = self._seen.get(name)
-            if histogram is not None:
-                self.limits[name] = self._limit(histogram, bits)
+            seen = self._seen.get(name)
+            if seen is not None:
+                self.limits[name] = self._limit(seen, bits)
         self.observing = False
         self._seen, self._bits, self._grids = {}, {}, {}
 

@@ -1,4 +1,4 @@
-"""Single utterances out of padded batches: padding is no signal, and must not move a range."""
+"""Example inputs: single utterances out of padded batches, as padding must not move a range, and calls with them."""
 
 from __future__ import annotations
 
@@ -22,6 +22,11 @@ def singles(batch: Any) -> Iterator[Any]:
     for index, length in enumerate(lengths.tolist()):
         if length:
             yield batch._replace(**{name: _cut(batch, name, index, int(length)) for name in batch._fields})
+
+
+def called(model: Any, example: Any) -> Any:
+    """The model's output: an example is its one argument, or a dict of keyword arguments."""
+    return model(**example) if isinstance(example, dict) else model(example)
 
 
 def _cut(batch: Any, name: str, index: int, length: int) -> Any:

@@ -137,7 +137,8 @@ def _rows(quantizer: Sub8bit, model: nn.Module) -> list[KernelBytes]:
     """The kernels of one quantizer, finished or attached, in the order of the model."""
     rows = []
     held = packed_weights(model)
-    for name, kernel in quantizer.kernels.items():
+    order = {name: place for place, (name, _) in enumerate(model.named_parameters(remove_duplicate=False))}
+    for name, kernel in sorted(quantizer.kernels.items(), key=lambda item: order.get(item[0], 0)):
         if quantizer.is_finished:
             levels, scales, bits = len(held[name].table), held[name].scale.numel(), held[name].bits
         else:

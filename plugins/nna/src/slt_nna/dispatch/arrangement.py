@@ -48,6 +48,12 @@ def converted(d: Dispatcher, function: Any, input: Tensor, *args: Any, **kwargs:
     types = [each if isinstance(each, torch.dtype) else each.dtype for each in wanted]
     if any(each != torch.float32 for each in types):
         return d.host(function, (input, *args), kwargs, operator="convert")
+    if tag.grid is not None:  # a chip's codes are no float numbers: what is left to do is to move them
+        args = tuple(each for each in args if not isinstance(each, torch.dtype))
+        kwargs = {key: each for key, each in kwargs.items() if not isinstance(each, torch.dtype)}
+        places = [each for each in (*args, *kwargs.values()) if isinstance(each, str | torch.device | Tensor)]
+        if function is torch.Tensor.float or not places:
+            return shape(d, torch.Tensor.view_as, input, input)
     return shape(d, function, input, *args, **kwargs)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 Sources = tuple[Tensor | None, ...]
+Key = tuple[Hashable, ...]
 
 
 class _Entry(NamedTuple):
@@ -26,9 +27,13 @@ class Constants:
     """
 
     def __init__(self) -> None:
-        self._entries: dict[Hashable, _Entry] = {}
+        self._entries: dict[Key, _Entry] = {}
 
-    def get(self, key: Hashable, sources: Sources, make: Callable[[], Any]) -> Any:
+    def entries(self, kind: str) -> list[Any]:
+        """What was made for the keys that begin with `kind`."""
+        return [entry.made for key, entry in self._entries.items() if key[0] == kind]
+
+    def get(self, key: Key, sources: Sources, make: Callable[[], Any]) -> Any:
         """What was made of these tensors for `key`, or what `make` makes now."""
         versions = tuple(0 if each is None else _version(each) for each in sources)
         entry = self._entries.get(key)

@@ -43,7 +43,7 @@ class Reference:
         self.overflows: dict[str, int] = {}
         self.rules = Rules(chip)
         self.tables = Tables(self.rules)
-        self._constants = Constants()
+        self.constants = Constants()
 
     # -- what operators share
 
@@ -78,8 +78,8 @@ class Reference:
     def weight(self, weight: Weight, *, channels: bool) -> tuple[Numbers, Scales]:
         """Codes of a weight in int8 or int16, and its scale [1], or one for each output channel [m]."""
         by_row = channels and self.chip.weight_scales == "channel"
-        found: tuple[Numbers, Scales] = self._constants.get(
-            (weight.name, by_row), (weight.value,), lambda: self._packed(weight, by_row)
+        found: tuple[Numbers, Scales] = self.constants.get(
+            ("weight", weight.name, by_row), (weight.value,), lambda: self._packed(weight, by_row)
         )
         return found
 
@@ -108,7 +108,7 @@ class Reference:
             total = sum(each.detach().cpu().double().numpy() for each in parts if each is not None)
             return bias_codes(np.asarray(total), scales, self.chip.words.bias)
 
-        made: Wide = self._constants.get((self.site, "bias", np.asarray(scales).tobytes()), parts, make)
+        made: Wide = self.constants.get(("bias", self.site, np.asarray(scales).tobytes()), parts, make)
         return made
 
     # -- border
@@ -287,7 +287,7 @@ class Reference:
             codes, scale = self._symmetric(weight.detach().cpu().double().numpy(), self.chip.words.weight)
             return codes.astype(np.int64), scale
 
-        made: tuple[Wide, float] = self._constants.get((self.site, "gain"), (weight,), make)
+        made: tuple[Wide, float] = self.constants.get(("gain", self.site), (weight,), make)
         return made
 
     def batch_norm(
@@ -312,8 +312,8 @@ class Reference:
             codes, scale = self._symmetric(slope, self.chip.words.weight)
             return codes.astype(np.int64), bias_codes(shift, scale * ga.scale, self.chip.words.bias), scale * ga.scale
 
-        key = (self.site, "fold", ga, eps)
-        gain, offset, scale = self._constants.get(key, (mean, var, weight, bias), make)
+        key = ("fold", self.site, ga, eps)
+        gain, offset, scale = self.constants.get(key, (mean, var, weight, bias), make)
         q = np.moveaxis(codes_of(a), axis, -1)
         return wrapped(np.moveaxis(self.requantized(q * gain + offset, scale, out), -1, axis))
 
