@@ -169,7 +169,7 @@ def test_a_pipeline_and_its_streams_run_in_integers(tmp_path: Path) -> None:
 
 
 def _texts(result: Any) -> Any:
-    return [(each.text, each.score) for each in result.hypotheses]
+    return [(each.text, each.score) for each in result]
 
 
 @pytest.mark.parametrize("finished", [False, True])

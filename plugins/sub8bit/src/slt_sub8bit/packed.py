@@ -19,6 +19,7 @@ from torch._C import _len_torch_dispatch_stack as dispatch_modes
 from torch._C import _len_torch_function_stack as function_modes
 from torch.compiler import is_compiling
 from torch.nn import functional as F
+from torch.nn.modules.module import _has_any_global_hook as has_global_hook
 
 from slt_sub8bit import lookup_kernels
 from slt_sub8bit.integer_linear import int8_linear, int8_rows
@@ -103,19 +104,58 @@ class _Linear(Packed):
     """A linear layer that computes from its codes."""
 
     def forward(self, input: Tensor) -> Tensor:
+        found = _one_row(self.__dict__, input)
+        if found is not None:
+            return found
         packed, bias = self.__dict__[HELD]["weight"][1], self._parameters["bias"]
         if _is_watched() or type(input) is not Tensor:
             return F.linear(input, self._decoded("weight"), bias)
         if is_grad_enabled() and (input.requires_grad or (bias is not None and bias.requires_grad)):
             return _differentiable(input, packed, bias)
-        layer = packed.layer
-        if layer is not None and input.dtype is float32 and input.is_contiguous() and input.is_cpu:
-            shape = layer.shapes.get(input.shape)
-            if shape is not None:  # one row of a size that came before: streaming, at its fastest
-                y = empty_strided(*shape)
-                layer.one(layer.address, 0 if bias is None else bias.data_ptr(), input.data_ptr(), y.data_ptr())
-                return y
         return linear(packed, input, bias)
+
+
+def _one_row(own: dict[str, Any], input: Any) -> Tensor | None:
+    """A linear layer of one row of a shape that came before, at its fastest: streaming calls this for every layer and step,
+    while the weights that pass have put Python's own memory out of the caches. None where it takes more than the kernel."""
+    if type(input) is not Tensor or function_modes() or dispatch_modes() or tracing_state() is not None:
+        return None
+    layer, bias = own[HELD]["weight"][1].layer, own["_parameters"]["bias"]
+    if layer is None or is_compiling() or input.dtype is not float32:
+        return None
+    shape = layer.shapes.get(input.shape)
+    if shape is None or not input.is_contiguous() or not input.is_cpu:
+        return None
+    if bias is None:
+        add = 0
+    elif bias.is_contiguous():
+        add = bias.data_ptr()
+    else:
+        return None
+    if is_grad_enabled() and (input.requires_grad or (bias is not None and bias.requires_grad)):
+        return None
+    y = empty_strided(*shape)
+    layer.one(layer.address, add, input.data_ptr(), y.data_ptr())
+    return y
+
+
+def _call(self: nn.Module, *inputs: Any, **named: Any) -> Any:
+    """`nn.Module.__call__`, which one row on a module that nobody hooks, wraps or compiles need not pass through."""
+    own = self.__dict__
+    if len(inputs) == 1 and not (
+        named
+        or own["_forward_hooks"]
+        or own["_forward_pre_hooks"]
+        or own["_backward_hooks"]
+        or own["_backward_pre_hooks"]
+        or has_global_hook()
+        or "forward" in own
+        or "_compiled_call_impl" in own
+    ):
+        found = _one_row(own, inputs[0])
+        if found is not None:
+            return found
+    return nn.Module.__call__(self, *inputs, **named)
 
 
 class _Embedding(Packed):
@@ -259,6 +299,8 @@ def packed_class(kind: type[nn.Module], attributes: tuple[str, ...]) -> type[nn.
         base = _Attention
     elif issubclass(kind, nn.Linear) and kind.forward is nn.Linear.forward:
         base = _Linear
+        if kind.__call__ is nn.Module.__call__:
+            content["__call__"] = _call
     elif issubclass(kind, nn.Embedding) and kind.forward is nn.Embedding.forward:
         base = _Embedding
     content |= {"_slt_plain": kind, "__module__": __name__, "__qualname__": f"Packed{kind.__name__}"}

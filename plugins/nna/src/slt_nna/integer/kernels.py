@@ -1,7 +1,7 @@
 """The chip's arithmetic on integers, compiled. All in one file, since numba watches only the file of a kernel for changes.
 
-A `step` is one rescaling as `slt_nna.integer.numbers.Rules.step` gives it, `half` and `wrap` a word, a `register` [5] the
-accumulator: tile, most products whose sum int32 holds, half, wrap, whether the products need int64.
+A `step` is one rescaling as `slt_nna.integer.numbers.Rules.step` gives it, `half` and `wrap` a word, a `register` [4] the
+accumulator: segments in a tile, half, wrap, and whether a segment's sum needs int64.
 """
 # mypy: disable-error-code="no-untyped-def"
 
@@ -73,25 +73,26 @@ def requantized(v, step, half, wrap):
 
 
 @part
-def accumulated(x, w, start, register):
-    """The accumulator that begins at `start` behind all products of two vectors, and how often narrowing changed it."""
-    tile, block, half, wrap, wide = register[0], register[1], register[2], register[3], register[4]
-    acc, changed = np.int64(start), 0
-    for begin in range(0, x.size, tile):
-        end = min(begin + tile, x.size)
-        if wide:
-            for k in range(begin, end):
-                acc += np.int64(x[k]) * np.int64(w[k])
-        else:
-            for first in range(begin, end, block):
+def accumulated(x, i, w, j, start, register):
+    """The accumulator that begins at `start` behind all products of x[i] and w[j], and how often narrowing changed it.
+
+    Both have three axes: rows, segments, and a segment's entries; narrowing comes after `register[0]` segments.
+    """
+    most, half, wrap, wide = register[0], register[1], register[2], register[3]
+    acc, changed = np.int64(start), np.int64(0)
+    for tile in range(x.shape[1] // most):
+        for s in range(tile * most, tile * most + most):
+            if wide:
+                for k in range(x.shape[2]):
+                    acc += np.int64(x[i, s, k]) * np.int64(w[j, s, k])
+            else:
                 total = np.int32(0)
-                for k in range(first, min(first + block, end)):
-                    total = np.int32(total + np.int32(x[k]) * np.int32(w[k]))
+                for k in range(x.shape[2]):
+                    total = np.int32(total + np.int32(x[i, s, k]) * np.int32(w[j, s, k]))
                 acc += total
         kept = narrowed(acc, half, wrap)
-        if kept != acc:
-            changed += 1
-            acc = kept
+        changed += kept != acc
+        acc = kept
     return acc, changed
 
 
@@ -100,13 +101,13 @@ def accumulated(x, w, start, register):
 
 @kernel
 def products(x, w, start, register, out):
-    """out[g i j] of rows x[g i k] and w[g j k], begun at start[g j]; returns how often narrowing changed a sum."""
-    changed = 0
+    """out[g i j] of rows x[g i] and w[g j] in segments, begun at start[g j]; returns how often narrowing changed a sum."""
+    changed = np.int64(0)
     for g in range(x.shape[0]):
-        for i in range(x.shape[1]):
-            row = x[g, i]
-            for j in range(w.shape[1]):
-                acc, more = accumulated(row, w[g, j], start[g, j], register)
+        rows, others = x[g], w[g]
+        for i in range(rows.shape[0]):
+            for j in range(others.shape[0]):
+                acc, more = accumulated(rows, i, others, j, start[g, j], register)
                 out[g, i, j] = acc
                 changed += more
     return changed
@@ -115,7 +116,7 @@ def products(x, w, start, register, out):
 @kernel
 def column_products(x, w, start, register, out):
     """out[g j i] of columns x[g k i] and w[g j k], for short sums that fit into int32 and one tile."""
-    half, wrap = register[2], register[3]
+    half, wrap = register[1], register[2]
     changed = 0
     sums = np.empty(BLOCK, np.int32)
     for g in range(x.shape[0]):
@@ -261,16 +262,6 @@ def layer_norm(q, drop, extra, gain, shift, step, half, wrap, out):
 # -- recurrence
 
 
-@part
-def recur(h, w, start, register, again):
-    """again[j] = h w[j] + start[j]."""
-    changed = 0
-    for j in range(w.shape[0]):
-        again[j], more = accumulated(h, w[j], start[j], register)
-        changed += more
-    return changed
-
-
 @kernel
 def lstm(
     given,
@@ -290,22 +281,26 @@ def lstm(
     c,
     out,
 ):
-    """One layer, frame after frame; h [b p] int16 and c [b d] int32 are changed, out [rows p] is filled.
+    """One layer, frame after frame; h int16 and c int32 [b d] are changed, out [rows p] is filled.
 
     `given` [rows 4d] are input products at the scale of the gates (i f g o), `starts` and `sizes` the first row and the
-    rows of each frame in the order of time. `steps`: recurrent products to gates, f c and i g to the cell, o y to the
-    output (or to the input of a projection), projection to h. `words`: halves of gates, cell, output and inner, and wrap. Tables by
-    code, the least first. Without a projection `project` is empty. `none` are zeros. Returns how often narrowing changed a
-    sum.
+    rows of each frame in the order of time. `back` [4d s l] and `project` [p s l] are in segments, as are h [b s l] and
+    the input of the projection, with zeros behind; without a projection `project` is empty. `steps`: recurrent products to
+    gates, f c and i g to the cell, o y to the output (or to the input of the projection), projection to h. `words`: halves
+    of gates, cell, output and inner, and wrap. Tables by code, the least first. `none` are zeros. Returns how often
+    narrowing changed a sum.
     """
-    width, changed = c.shape[1], 0
+    width, changed = c.shape[1], np.int64(0)
     again = np.empty(4 * width, np.int64)
-    inner = np.empty(width, np.int16)
+    inner = np.zeros((1, project.shape[1], project.shape[2]), np.int16)
+    flat_inner, flat_h = inner.reshape(-1), h.reshape(h.shape[0], -1)
     half, cell_half, wrap = words[0], words[1], words[4] != 0
     for frame in range(starts.size):
         for b in range(sizes[frame]):
             row = starts[frame] + b
-            changed += recur(h[b], back, none, register, again)
+            for j in range(4 * width):
+                again[j], more = accumulated(h, b, back, j, none[j], register)
+                changed += more
             for j in range(4 * width):
                 z = given[row, j] + rescaled(again[j], steps[0])
                 again[j] = narrowed(z, half, wrap) + half
@@ -314,16 +309,17 @@ def lstm(
                 g, o = np.int64(tanh[again[2 * width + j]]), np.int64(sigmoid[again[3 * width + j]])
                 z = rescaled(f * c[b, j], steps[1]) + rescaled(i * g, steps[2])
                 c[b, j] = narrowed(z, cell_half, wrap)
-                y = np.int64(tanh_c[c[b, j] + cell_half])
-                inner[j] = requantized(o * y, steps[3], words[3], wrap)
-            if project.shape[0] == 0:
-                h[b] = inner
-            else:
-                for j in range(project.shape[0]):
-                    acc, more = accumulated(inner, project[j], np.int64(0), project_register)
-                    changed += more
-                    h[b, j] = requantized(acc, steps[4], words[2], wrap)
-            out[row] = h[b]
+                y = requantized(o * np.int64(tanh_c[c[b, j] + cell_half]), steps[3], words[3], wrap)
+                if project.shape[0] == 0:
+                    flat_h[b, j] = y
+                else:
+                    flat_inner[j] = y
+            for j in range(project.shape[0]):
+                acc, more = accumulated(inner, 0, project, j, np.int64(0), project_register)
+                changed += more
+                flat_h[b, j] = requantized(acc, steps[4], words[2], wrap)
+            for j in range(out.shape[1]):
+                out[row, j] = flat_h[b, j]
     return changed
 
 
@@ -331,13 +327,16 @@ def lstm(
 def gru(given, starts, sizes, back, bias, register, steps, words, sigmoid, tanh, h, out):
     """As `lstm`, gates r z n. `steps`: recurrent products to gates, r times products, (1 - z) n and z h to the output;
     `words`: halves of gates, table (its 1) and output, and wrap."""
-    width, changed = h.shape[1], 0
+    width, changed = out.shape[1], np.int64(0)
     again = np.empty(3 * width, np.int64)
+    flat_h = h.reshape(h.shape[0], -1)
     half, one, out_half, wrap = words[0], words[1], words[2], words[3] != 0
     for frame in range(starts.size):
         for b in range(sizes[frame]):
             row = starts[frame] + b
-            changed += recur(h[b], back, bias, register, again)
+            for j in range(3 * width):
+                again[j], more = accumulated(h, b, back, j, bias[j], register)
+                changed += more
             for j in range(width):
                 r = np.int64(sigmoid[narrowed(given[row, j] + rescaled(again[j], steps[0]), half, wrap) + half])
                 z = given[row, width + j] + rescaled(again[width + j], steps[0])
@@ -345,7 +344,7 @@ def gru(given, starts, sizes, back, bias, register, steps, words, sigmoid, tanh,
                 own = narrowed(rescaled(again[2 * width + j], steps[0]), half, wrap)
                 new = narrowed(given[row, 2 * width + j], half, wrap) + rescaled(r * own, steps[1])
                 n = np.int64(tanh[narrowed(new, half, wrap) + half])
-                mixed = rescaled((one - z) * n, steps[2]) + rescaled(z * np.int64(h[b, j]), steps[3])
-                h[b, j] = narrowed(mixed, out_half, wrap)
-            out[row] = h[b]
+                mixed = rescaled((one - z) * n, steps[2]) + rescaled(z * np.int64(flat_h[b, j]), steps[3])
+                flat_h[b, j] = narrowed(mixed, out_half, wrap)
+                out[row, j] = flat_h[b, j]
     return changed

@@ -34,20 +34,47 @@ def operand(codes: npt.NDArray[Any]) -> Packed:
     return np.ascontiguousarray(codes, dtype=np.int16)
 
 
-def register(rules: Rules, inner: int, bits: int, other: int) -> Wide:
-    """The accumulator for `inner` products of words of so many bits, as kernels take it."""
+class Register(NamedTuple):
+    """The accumulator for sums of `inner` products of words of two widths.
+
+    A sum is cut into `count` segments of `length`, so that int32 holds each; the last is filled up with zeros, which
+    change nothing. `numbers` is what kernels take.
+    """
+
+    length: int
+    count: int
+    numbers: Wide
+
+    def segments(self, rows: Packed) -> Packed:
+        """[... k] as [... count length]."""
+        missing = self.count * self.length - rows.shape[-1]
+        if missing:
+            rows = np.concatenate([rows, np.zeros((*rows.shape[:-1], missing), rows.dtype)], -1)
+        return rows.reshape(*rows.shape[:-1], self.count, self.length)
+
+
+def register(rules: Rules, inner: int, bits: int, other: int) -> Register:
+    """The accumulator of a chip."""
     accumulator = rules.chip.accumulator
     block = (INT32 - 1) >> (bits + other - 2)
     tile = min(accumulator.tile or inner, inner) or 1
+    if tile == inner:  # one tile: as many segments as are needed
+        per_tile = -(-tile // block) if block >= LEAST_BLOCK else 1
+        length = -(-tile // per_tile)
+    else:
+        length = next((each for each in range(min(block, tile), LEAST_BLOCK - 1, -1) if tile % each == 0), tile)
+        per_tile = tile // length
+    count = -(-inner // tile) * per_tile
     half, wrap = rules.word(accumulator.bits)
-    return np.array([tile, max(block, 1), half, wrap, block < min(LEAST_BLOCK, inner)], np.int64)
+    return Register(length, count, np.array([per_tile, half, wrap, length > block], np.int64))
 
 
 def sums_of_rows(rules: Rules, x: Packed, bits: int, w: Packed, other: int, start: Wide | None) -> Sums:
     """Accumulators [g n m] of rows x [g n k] and w [g m k], words of `bits` and `other` bits, begun at `start` [g m]."""
     out = np.empty((x.shape[0], x.shape[1], w.shape[1]), np.int64)
     begun = np.zeros((x.shape[0], w.shape[1]), np.int64) if start is None else start
-    return Sums(out, int(kernels.products(x, w, begun, register(rules, x.shape[2], bits, other), out)))
+    sums = register(rules, x.shape[2], bits, other)
+    return Sums(out, int(kernels.products(sums.segments(x), sums.segments(w), begun, sums.numbers, out)))
 
 
 def short(rules: Rules, inner: int, bits: int, other: int) -> bool:
@@ -60,7 +87,7 @@ def sums_of_columns(rules: Rules, x: Packed, bits: int, w: Packed, other: int, s
     """Accumulators [g m n] of columns x [g k n] and w [g m k]."""
     out = np.empty((x.shape[0], w.shape[1], x.shape[2]), np.int64)
     begun = np.zeros((x.shape[0], w.shape[1]), np.int64) if start is None else start
-    return Sums(out, int(kernels.column_products(x, w, begun, register(rules, x.shape[1], bits, other), out)))
+    return Sums(out, int(kernels.column_products(x, w, begun, register(rules, x.shape[1], bits, other).numbers, out)))
 
 
 class Geometry(NamedTuple):

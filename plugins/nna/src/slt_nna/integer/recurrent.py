@@ -12,7 +12,7 @@ from slt_nna.backend import Kernels, RecurrentGrids, Weight
 from slt_nna.grid import Grid
 from slt_nna.integer import kernels as compiled
 from slt_nna.integer.numbers import Codes, Wide
-from slt_nna.integer.products import operand, register
+from slt_nna.integer.products import Register, operand, register
 
 if TYPE_CHECKING:
     from slt_nna.integer.reference import Reference
@@ -55,7 +55,7 @@ def lstm(
     back = _kernel(chip, kernels.weight_hh, hidden)
     given = _given(chip, x, gx, own, chip.bias((kernels.bias_ih, kernels.bias_hh), own.scale), pre)
     width, out = len(back.codes) // 4, back.codes.shape[1]
-    project = Kernel(np.zeros((0, 1), own.codes.dtype), 1.0)
+    project = Kernel(np.zeros((0, width), own.codes.dtype), 1.0)
     if kernels.projection is not None:
         project = _kernel(chip, kernels.projection, inner)
     ratios = (
@@ -66,30 +66,32 @@ def lstm(
         project.scale / hidden.scale,
     )
     words = [*(1 << (grid.bits - 1) for grid in (pre, cell, hidden, inner)), chip.rules.wrap]
-    h, c = np.zeros((frames.batch, out), np.int16), np.zeros((frames.batch, width), np.int32)
+    sums = register(chip.rules, out, hidden.bits, chip.chip.words.weight)
+    more = register(chip.rules, width, inner.bits, chip.chip.words.weight)
+    h, c = _first(frames.batch, sums, None if state is None else state[0]), np.zeros((frames.batch, width), np.int32)
     if state is not None:
-        h[:], c[:] = state
+        c[:] = state[1]
     outputs = np.empty((len(given), out), np.int32)
     changed = compiled.lstm(
         given,
         frames.starts,
         frames.sizes,
-        back.codes,
+        sums.segments(back.codes),
         np.zeros(4 * width, np.int64),
-        register(chip.rules, out, hidden.bits, chip.chip.words.weight),
+        sums.numbers,
         np.stack([chip.rules.step(ratio) for ratio in ratios]),
         np.array(words, np.int64),
         chip.tables.codes("sigmoid", pre),
         chip.tables.codes("tanh", pre),
         chip.tables.codes("tanh", cell),
-        project.codes,
-        register(chip.rules, width, inner.bits, chip.chip.words.weight),
+        more.segments(project.codes),
+        more.numbers,
         h,
         c,
         outputs,
     )
     chip.count(int(changed))
-    return outputs.reshape(*x.shape[:-1], out), h, c
+    return outputs.reshape(*x.shape[:-1], out), h.reshape(frames.batch, -1)[:, :out], c
 
 
 def gru(
@@ -118,17 +120,16 @@ def gru(
         table.scale * hidden.scale / hidden.scale,
     )
     words = [1 << (bits - 1) for bits in (pre.bits, table.bits, hidden.bits)]
-    h = np.zeros((frames.batch, width), np.int16)
-    if state is not None:
-        h[:] = state
+    sums = register(chip.rules, width, hidden.bits, chip.chip.words.weight)
+    h = _first(frames.batch, sums, state)
     outputs = np.empty((len(given), width), np.int32)
     changed = compiled.gru(
         given,
         frames.starts,
         frames.sizes,
-        back.codes,
+        sums.segments(back.codes),
         np.zeros(3 * width, np.int64) if bias is None else bias,
-        register(chip.rules, width, hidden.bits, chip.chip.words.weight),
+        sums.numbers,
         np.stack([chip.rules.step(ratio) for ratio in ratios]),
         np.array([*words, chip.rules.wrap], np.int64),
         chip.tables.codes("sigmoid", pre),
@@ -137,7 +138,15 @@ def gru(
         outputs,
     )
     chip.count(int(changed))
-    return outputs.reshape(*x.shape[:-1], width), h
+    return outputs.reshape(*x.shape[:-1], width), h.reshape(frames.batch, -1)[:, :width]
+
+
+def _first(batch: int, sums: Register, state: Numbers | None) -> Numbers:
+    """The first h in segments, zeros where there is none."""
+    h = np.zeros((batch, sums.count * sums.length), np.int16)
+    if state is not None:
+        h[:, : state.shape[1]] = state
+    return h.reshape(batch, sums.count, sums.length)
 
 
 def _kernel(chip: Reference, weight: Weight, grid: Grid) -> Kernel:
