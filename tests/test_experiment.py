@@ -16,6 +16,7 @@ import soundfile
 import torch
 import toy_experiment
 import yaml
+from safetensors.torch import load_file
 from toy_runs import PIPELINE, Spec, registry, run, spec, states, values  # noqa: F401
 
 import sltcore
@@ -238,6 +239,19 @@ def test_sizes_seeds_and_overrides_apply(spec: Spec, run: Callable[..., Results]
     assert [unit.seed for unit, _ in more.units if unit.stage == "base"] == [0, 1, 2]
     kept = yaml.safe_load((more.out / "experiment.yaml").read_text())
     assert kept["stages"]["tuned"]["budget"] == {"steps": 1}
+
+
+def test_a_train_stage_with_a_seed_of_its_own_is_one_start_for_every_seed(
+    spec: Spec, run: Callable[..., Results]
+) -> None:
+    own = run(spec, seeds=3, overrides=["stages.base.seed=2"])
+    assert [unit.seed for unit, _ in own.units if unit.stage == "base"] == [None]
+    assert [unit.seed for unit, _ in own.units if unit.stage == "tuned"] == [0, 1, 2]
+    each = run(spec, seeds=3)
+    folders = own.folder("base", 2), each.folder("base", 2)
+    shared, third = (load_file(f"{folder}/bundle/weights.safetensors") for folder in folders)
+    assert shared.keys() == third.keys()
+    assert all(torch.equal(shared[name], third[name]) for name in shared)
 
 
 @pytest.mark.parametrize(

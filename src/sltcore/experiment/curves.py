@@ -75,7 +75,7 @@ def training_charts(records: Records) -> list[Chart]:
         for seed in records.seeds(stage):
             place = records.place(stage, seed)
             if place is not None and (place / METRICS).is_file():
-                runs[f"seed {seed}"] = _history(place / METRICS)
+                runs["every seed" if seed is None else f"seed {seed}"] = _history(place / METRICS)
         names = list(dict.fromkeys(name for curves in runs.values() for name in curves))
         for name in names:
             if len(charts) < MOST_CHARTS:

@@ -126,10 +126,11 @@ def _is_path(value: str) -> bool:
 
 
 def _draws(stage: Any) -> bool:
-    """Whether a stage itself draws at random: training does, and transforms on weights that no file brings."""
+    """Whether a stage itself draws anew for each seed: training does that names no seed, and transforms on weights that
+    no file brings."""
     if stage.do == "transform":
         return stage.pipeline is not None and not (isinstance(stage.pipeline, Path) and stage.pipeline.is_dir())
-    return bool(stage.do == "train")
+    return bool(stage.do == "train" and stage.seed is None)
 
 
 def _blocks(config: Any) -> Iterator[Block]:

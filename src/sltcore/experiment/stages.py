@@ -44,7 +44,7 @@ def train(unit: Unit, folder: Path, places: Places, registry: Registry | None) -
         "set": settings_of(unit, places),
         "data": {name: [_entry(entry, places) for entry in entries] for name, entries in data.items()},
         "calibration": [_entry(entry, places) for entry in unit.fields.get("calibration") or []],
-        "seed": unit.seed,
+        "seed": unit.seed if unit.fields.get("seed") is None else unit.fields["seed"],
     }
     begun, now = folder / BEGUN, digest(spec)
     resume = begun.is_file() and begun.read_text(encoding="ascii") == now

@@ -33,6 +33,9 @@ class TrainStage(TrainFields, StageHead):
     """Training; leaves a bundle. `from` takes the bundle of an earlier stage in place of `pipeline`."""
 
     do: Literal["train"] = Field(description="what this stage does")
+    seed: Seed | None = Field(
+        None, description="its own, for one start that every seed shares; empty: each of the experiment's"
+    )
     grid: dict[str, list[Any]] = Field(default_factory=dict, description="PATH: values; one stage for each combination")
 
     @model_validator(mode="after")
