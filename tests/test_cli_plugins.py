@@ -318,6 +318,45 @@ def test_check_of_several_files_tells_the_problems_of_each(slt: Slt, demo_only: 
     )
 
 
+GAUGE = """
+from sltcore.plugin import Command, hookimpl
+SLT_API = (1, 0)
+@hookimpl
+def slt_commands():
+    return [Command("gauge", impl="{package}.gauge:app", summary="gauges", checks={{"gauge": "{package}.gauge:{function}"}})]
+"""
+LOOKED = """
+from sltcore.errors import SpecError
+def look(path):
+    if "bits" not in path.read_text():
+        raise SpecError(f"{path}:1:1: a gauge needs bits")
+"""
+
+
+def test_check_looks_at_files_that_only_a_plugin_reads(slt: Slt, site: Site, tmp_path: Path) -> None:
+    site.add("gauge", files={"plugin.py": GAUGE.format(package="slt_gauge", function="look"), "gauge.py": LOOKED})
+    good, bad, other = (tmp_path / f"{name}.yaml" for name in ("good", "bad", "other"))
+    good.write_text("kind: gauge\nbits: 8\n")
+    bad.write_text("kind: gauge\n")
+    other.write_text("slt: 1\nkind: gouge\n")
+    answers = slt.several(
+        [["check", good, bad, other], ["check", good, "--set", "bits=4"]], site=site, SLT_PLUGINS="gauge"
+    )
+    assert answers[0][0] == 2
+    assert answers[0][2].splitlines() == [
+        f"{good}: good",
+        f"error: {bad}:1:1: a gauge needs bits",
+        f"error: {other}:2:1: kind: expected one of: pipeline, train, experiment, got 'gouge'.",
+    ]
+    assert answers[1] == (2, "", f"error: {good}: --set changes specs only; change the file itself\n")
+
+
+def test_a_check_that_names_no_place_breaks_its_plugin_alone(slt: Slt, site: Site, tmp_path: Path) -> None:
+    site.add("gauge", files={"plugin.py": GAUGE.format(package="slt_gauge", function="")})
+    done = slt("plugins", site=site, SLT_PLUGINS="gauge")
+    assert "the check of kind 'gauge' is 'slt_gauge.gauge:', expected 'module:name'" in done.stdout + done.stderr
+
+
 def test_check_survives_a_config_that_hangs_or_exits(slt: Slt, site: Site, tmp_path: Path) -> None:
     write_demo(site)
     site.add("hang", files={"config.py": "import time; time.sleep(99)"})

@@ -93,18 +93,32 @@ class Component:
                 f"component '{self.name}': a name is lower-case words joined by hyphens, such as 'ctc-beam'"
             )
         for what, value in (("impl", self.impl), ("config", self.config)):
-            module, _, attribute = value.partition(":")
-            if not attribute or not all(part.isidentifier() for part in (*module.split("."), attribute)):
-                raise PluginError(f"component '{self.name}': {what} is {value!r}, expected 'module:name'")
+            _refuse_place(f"component '{self.name}': {what}", value)
+
+
+def _refuse_place(what: str, value: Any) -> None:
+    module, _, attribute = value.partition(":") if isinstance(value, str) else ("", "", "")
+    if not attribute or not all(part.isidentifier() for part in (*module.split("."), attribute)):
+        raise PluginError(f"{what} is {value!r}, expected 'module:name'")
 
 
 @dataclass(frozen=True)
 class Command:
-    """A sub-command of `slt` that a plugin adds: `impl` is `"module:app"`, a typer application, imported on use."""
+    """A sub-command of `slt` that a plugin adds: `impl` is `"module:app"`, a typer application, imported on use.
+
+    `checks` names the kinds of file that the plugin reads besides specs, each with what `slt check` calls for a file that
+    begins with `kind: NAME`: `{"chip": "module:function"}`, a function of the path that raises `SpecError` with one line
+    for each problem. Raises `PluginError` when it does not read `module:function`.
+    """
 
     name: str
     impl: str
     summary: str
+    checks: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for kind, impl in self.checks.items():
+            _refuse_place(f"command '{self.name}': the check of kind '{kind}'", impl)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from slt_speech.config_encoders import LstmConfig
@@ -229,3 +229,37 @@ def test_wrong_input_is_refused_in_one_line() -> None:
     session.finish()
     with pytest.raises(StreamError, match="lstm: the stream has finished"):
         session.finish()
+
+
+@pytest.mark.parametrize("projection", [None, 3])
+@pytest.mark.parametrize("nested", [False, True])
+def test_weights_of_torchs_two_directions_are_taken_and_give_its_output(projection: int | None, nested: bool) -> None:
+    """Earlier versions kept both directions in one nn.LSTM a layer, whose tensors end in `_reverse`."""
+    torch.manual_seed(1)
+    sizes = {"batch_first": True, "bidirectional": True, "proj_size": projection or 0}
+    width = 2 * (projection or 8)
+    first, second = nn.LSTM(FEATURES, 8, **sizes), nn.LSTM(width, 8, **sizes)
+    model = encoder(bidirectional=True, projection=projection, stack=1, stride=1, layer_norm=False)
+    old = {
+        f"layers.{place}.{name}": t
+        for place, layer in enumerate((first, second))
+        for name, t in layer.state_dict().items()
+    }
+    assert any(name.endswith("_reverse") for name in old)
+    outer = nn.ModuleDict({"encoder": model}) if nested else model
+    outer.load_state_dict({f"encoder.{name}" if nested else name: tensor for name, tensor in old.items()})
+    values = features(13)
+    with torch.no_grad():
+        expected = second(first(values)[0])[0]
+        found = model(batch_of(values), {}).values
+    assert torch.allclose(found, expected, atol=TOLERANCE)
+    assert {name for name in model.state_dict() if "_reverse" in name} == set()
+
+
+def test_todays_names_stay_as_they_are() -> None:
+    model = encoder(bidirectional=True)
+    assert {name: model.renamed(name) for name in model.state_dict()} == {name: name for name in model.state_dict()}
+    other = encoder(bidirectional=True)
+    other.load_state_dict(model.state_dict())
+    with pytest.raises(RuntimeError, match="layers.2.weight_hh_l0_reverse|backward_layers.2"):
+        other.load_state_dict({**model.state_dict(), "layers.2.weight_hh_l0_reverse": torch.zeros(32, 8)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from slt_sub8bit.allocation import Choice, allocate, best_assignment, sensitivit
 from slt_sub8bit.general import GeneralScheme
 from slt_sub8bit.kernels import find_kernels
 from slt_sub8bit.lloyd_max import LloydMaxScheme
-from slt_sub8bit.quantizer import Sub8bit
+from slt_sub8bit.quantizer import ALLOCATION, Sub8bit
 from sltcore.errors import PluginError
 
 
@@ -124,7 +125,7 @@ def test_a_quantizer_meets_the_budget_and_spends_it_where_it_counts() -> None:
 
 def quantizer_bits(net: nn.Module, inputs: list[torch.Tensor], name: str) -> int:
     kernels = find_kernels(net).kernels
-    return allocate(net, kernels, (1, 2, 3, 4, 6), 900 - 4 * len(kernels), iter(inputs))[name]
+    return allocate(net, kernels, (1, 2, 3, 4, 6), 900 - 4 * len(kernels), iter(inputs)).widths[name]
 
 
 def test_outputs_without_tensors_are_compared_where_the_last_layer_ran() -> None:
@@ -146,12 +147,68 @@ def test_a_budget_that_cannot_be_met_names_the_smallest() -> None:
     net = model()
     kernels = find_kernels(net).kernels
     smallest = sum(stored_bytes(kernel, 2) for kernel in kernels)
-    message = (
-        f"budget_bytes leaves 100 bytes for 3 kernels, which take {smallest} at least, at 2 bits each; raise it by "
-    )
-    with pytest.raises(PluginError, match=f"{message}{smallest - 100} or more"):
+    with pytest.raises(
+        PluginError,
+        match=rf"^budget_bytes is 100, but with choices \[2, 4\] all kernels take {smallest} at least, tables and scales among "
+        f"them; give {smallest} or more, allow fewer bits, or exclude kernels$",
+    ):
         allocate(net, kernels, (2, 4), 100, iter([torch.randn(2, 16)]))
-    assert set(allocate(net, kernels, (2, 4), smallest, iter([torch.randn(2, 16)])).values()) == {2}
+    found = allocate(net, kernels, (2, 4), smallest, iter([torch.randn(2, 16)]))
+    assert set(found.widths.values()) == {2}
+
+
+def test_the_smallest_budget_that_is_named_is_the_smallest_that_works() -> None:
+    inputs = [torch.randn(2, 16)]
+    for scales in ("kernel", "row"):
+        options: dict[str, Any] = {"scales": scales, "choices": (1, 3), "bits_of": {"4": 5}}
+        with pytest.raises(PluginError, match="budget_bytes is 350, but with choices") as refused:
+            Sub8bit(LloydMaxScheme, budget_bytes=350, **options).attach(model(), iter(inputs))
+        least = int(str(refused.value).partition("take ")[2].partition(" ")[0].replace(",", ""))
+        with pytest.raises(PluginError, match=f"budget_bytes is {least - 1:,}, but"):
+            Sub8bit(LloydMaxScheme, budget_bytes=least - 1, **options).attach(model(), iter(inputs))
+        net, quantizer = model(), Sub8bit(LloydMaxScheme, budget_bytes=least, **options)
+        quantizer.attach(net, iter(inputs))
+        quantizer.finish()
+        assert sum(t.numel() * t.element_size() for n, t in quantizer.state().items() if n != ALLOCATION) == least
+
+
+def test_the_allocation_tells_the_error_it_predicted_and_the_one_of_all_kernels_together() -> None:
+    inputs = [torch.randn(20, 16) for _ in range(3)]
+    net = model()
+    quantizer = Sub8bit(LloydMaxScheme, budget_bytes=900, choices=(1, 2, 3, 4, 6))
+    quantizer.attach(net, iter(inputs))
+    found = quantizer.allocation
+    assert found is not None
+    assert found.widths == quantizer.widths
+    float_model = model()
+    alone = sensitivities(float_model, find_kernels(float_model).kernels, inputs, (1, 2, 3, 4, 6))
+    chosen = [c.error for name, options in alone.items() for c in options if c.bits == found.widths[name]]
+    assert found.predicted == pytest.approx(sum(chosen), rel=1e-12)
+    with torch.no_grad():
+        expected = torch.cat([float_model(x) for x in inputs]).double()
+        error = torch.cat([net(x) for x in inputs]).double() - expected  # attached: its own levels are Lloyd and Max's
+    assert found.measured == pytest.approx(float(error.square().sum() / expected.square().sum()), rel=1e-5)
+    assert found.predicted == pytest.approx(found.measured, rel=0.5), "errors of kernels about add up"
+
+
+@pytest.mark.parametrize("finish", [False, True])
+def test_the_errors_of_an_allocation_are_kept_with_the_weights(finish: bool) -> None:
+    quantizer = Sub8bit(LloydMaxScheme, budget_bytes=900)
+    quantizer.attach(model(), iter([torch.randn(20, 16)]))
+    assert quantizer.allocation is not None
+    if finish:
+        quantizer.finish()
+    again = Sub8bit(LloydMaxScheme)
+    again.restore(model(), quantizer.state())
+    assert again.allocation is not None
+    assert again.allocation.widths == quantizer.widths == again.widths
+    kept = (again.allocation.predicted, again.allocation.measured)
+    assert kept == pytest.approx((quantizer.allocation.predicted, quantizer.allocation.measured), rel=1e-6)
+    assert again.state().keys() == quantizer.state().keys()
+    stranger = Sub8bit(LloydMaxScheme)
+    stranger.attach(model())
+    assert stranger.allocation is None
+    assert ALLOCATION not in stranger.state()
 
 
 def test_a_budget_needs_calibration() -> None:

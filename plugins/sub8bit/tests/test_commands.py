@@ -7,15 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pydantic import ValidationError
 from safetensors import safe_open
 from typer.testing import CliRunner
 
 import sltcore
+from slt_sub8bit.build import post_training, sub8bit
 from slt_sub8bit.commands import app
 from slt_sub8bit.config import PostTrainingConfig, Sub8bitConfig
 from sltcore.bundle import load_bundle, save_bundle
 from sltcore.errors import BundleError, PluginError
+from sltcore.plugin import Ports
+from sltcore.spec import load_spec
+from sltcore.types import Waveform
 
 pytest.importorskip("slt_speech")
 
@@ -99,6 +104,41 @@ def test_two_quantizers_are_one_account(tmp_path: Path, finish: bool) -> None:
     assert both["disk_bytes"] == both["kernel_bytes"] + both["other_bytes"]
 
 
+@pytest.mark.parametrize("finish", [True, False])
+def test_bits_chosen_for_a_budget_come_with_their_predicted_and_measured_error(tmp_path: Path, finish: bool) -> None:
+    quantizers = [
+        {"use": "post-training", "budget_bytes": 1200, "include": ["encoder"]},
+        {"use": "sub8bit", "budget_bytes": 60, "include": ["decoder"]},
+    ]
+    pipeline = sltcore.load({"slt": 1, "kind": "pipeline", "encoder": LSTM, "decoder": LETTERS})
+    blocks = load_spec({"slt": 1, "kind": "pipeline", "decoder": LETTERS, "transforms": quantizers}).model.transforms
+    sound = 0.1 * torch.randn(1, 8000, generator=torch.Generator().manual_seed(0))
+    quantized = [
+        (post_training if block.use == "post-training" else sub8bit)(block.config, Ports()) for block in blocks
+    ]
+    for quantizer in quantized:
+        quantizer.attach(pipeline.model, iter([Waveform(sound, torch.tensor([8000]), 16000)]))
+        if finish:
+            quantizer.finish()
+    pipeline.transforms.extend(quantized)
+    pipeline.spec.model.transforms.extend(blocks)
+    folder = save_bundle(pipeline, tmp_path / "bundle")
+    found = report(folder)
+    assert len(found["errors"]) == 2
+    for row, quantizer in zip(found["errors"], quantized, strict=True):
+        assert row["predicted"] == pytest.approx(quantizer.allocation.predicted, rel=1e-6)
+        assert row["measured"] == pytest.approx(quantizer.allocation.measured, rel=1e-6)
+    if finish:
+        assert found["disk_bytes"] == found["tensor_bytes"] == found["kernel_bytes"] + found["other_bytes"]
+    shown = CliRunner().invoke(app, ["report", str(folder)]).stdout
+    for row in found["errors"]:
+        assert (
+            f"output error {row['predicted']:.2g} predicted (the sum over kernels alone), {row['measured']:.2g}"
+            in shown
+        )
+    assert ("slt pack BUNDLE DIR --finish" in shown) is not finish
+
+
 def test_the_table_has_a_row_for_each_kernel_and_the_totals(tmp_path: Path) -> None:
     folder = bundle(tmp_path / "bundle", {"use": "post-training", "bits": 3, "exclude": ["decoder"]})
     lines = CliRunner().invoke(app, ["report", str(folder)]).stdout.splitlines()
@@ -106,7 +146,11 @@ def test_the_table_has_a_row_for_each_kernel_and_the_totals(tmp_path: Path) -> N
     assert lines[0].split() == ["weight", "shape", "bits", "levels", "packed", "table", "float", "share"]
     assert lines[1].split() == ["encoder.layers.0.weight_ih_l0", "32x60", "3", "8", "720", "36", "7,680", "9.8", "%"]
     assert f"2 kernels: {found['kernel_bytes']:,} bytes" in lines[4]
-    assert "1 module left alone: decoder.head" in lines
+    assert (
+        "1 module left alone: decoder.head (left out by include, exclude or 32 bits, or by another quantizer)" in lines
+    )
+    assert found["reasons"].keys() == {"decoder.head"}
+    assert found["errors"] == []
     assert f"in memory: {found['memory_bytes']:,} bytes" in lines[-1]
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from slt_sub8bit.kernels import find_kernels
+from slt_sub8bit.kernels import find_kernels, left_alone
 from sltcore.errors import PluginError
 
 
@@ -84,6 +84,25 @@ def test_a_parametrized_weight_is_untouched_and_listed() -> None:
     found = find_kernels(model)
     assert [kernel.name for kernel in found.kernels] == ["1.weight"]
     assert found.untouched == ("0.parametrizations.weight",)
+
+
+def test_every_module_left_alone_has_a_reason() -> None:
+    conv = nn.utils.parametrizations.weight_norm(nn.Conv1d(3, 4, 3))
+    with pytest.warns(FutureWarning):
+        old = torch.nn.utils.weight_norm(nn.Conv1d(3, 4, 3))
+    model = nn.Sequential(conv, old, nn.Linear(3, 3), nn.ConvTranspose1d(3, 3, 3), nn.Linear(3, 3))
+    found = find_kernels(model, exclude=["2"])
+    reasons = left_alone(model, found.kernels)
+    assert tuple(reasons) == found.untouched == ("0.parametrizations.weight", "1", "2", "3")
+    assert reasons["0.parametrizations.weight"] == (
+        "WeightNorm makes its weight anew in each call; remove_parametrizations makes it a plain one"
+    )
+    assert reasons["1"] == "weight_norm makes its weight anew in each call; remove_weight_norm makes it a plain one"
+    assert reasons["2"] == "left out by include, exclude or 32 bits, or by another quantizer"
+    assert reasons["3"] == "ConvTranspose1d.weight is of no known kind; include names it"
+    nn.utils.parametrize.remove_parametrizations(conv, "weight")
+    torch.nn.utils.remove_weight_norm(old)
+    assert [kernel.name for kernel in find_kernels(model).kernels] == ["0.weight", "1.weight", "2.weight", "4.weight"]
 
 
 @pytest.mark.parametrize("what", ["include", "exclude"])

@@ -16,7 +16,7 @@ from sltcore.bundle import card, provenance, weights
 from sltcore.errors import BundleError
 from sltcore.interfaces import Part
 from sltcore.registry import Registry, default_registry
-from sltcore.spec.document import dump_document, parse_document
+from sltcore.spec.document import PathKey, dump_document, parse_document
 from sltcore.spec.filled import fill
 from sltcore.spec.load import load_spec
 from sltcore.spec.overrides import parse_path
@@ -188,15 +188,32 @@ def read_bundle(
     pipeline = Pipeline(build_spec(spec, registry, folder), spec._replace(name=str(folder)), registry)
     stored = weights.read_weights(folder / weights.NAME)
     stored.update({alias: stored[name] for alias, name in facts["aliases"].items()})
-    replaced = [path_text(parse_path(setting.partition("=")[0].strip())) for setting in overrides]
+    stored = weights.renamed(pipeline.model, stored)
+    paths = [parse_path(setting.partition("=")[0].strip()) for setting in overrides]
+    replaced = [path_text(path) for path in paths]
     loose = []
     for index, transform in enumerate(pipeline.transforms):
         if {"transforms", path_text(("transforms", index))} & set(replaced):
             loose.append(transform)  # what was saved belongs to another one
         else:
             transform.restore(pipeline.model, _below(stored, f"transforms.{index}."))
+            for path in paths:
+                if path[:2] == ("transforms", index):
+                    _refuse_settled(folder, path, data["transforms"][index], spec.model.transforms[index], transform)
     weights.fill_model(pipeline.model, _below(stored, "model."), bundle=folder, replaced=replaced, fresh=fresh)
     return pipeline, loose
+
+
+def _refuse_settled(folder: Path, path: PathKey, stored: Any, block: Block, transform: Any) -> None:
+    """**Raises** `BundleError` for another value of a field that the stored tensors of a transform decide."""
+    field = str(path[2])
+    asked = {"use": block.use, **block.config.model_dump(mode="json")}[field]
+    kept = stored.get(field, asked) if isinstance(stored, dict) else asked
+    if asked != kept and transform.settles(field):
+        raise BundleError(
+            f"bundle {folder}: {path_text(path[:3])} is {kept} in its stored weights, asked for is {asked}, which would change "
+            f"nothing; start from the bundle with float weights that it was made from, or leave the setting out"
+        )
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

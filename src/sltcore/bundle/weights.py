@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sltcore.errors import BundleError
+from sltcore.interfaces import Part, overrides
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -77,6 +79,25 @@ def read_header(path: Path) -> dict[str, Any]:
         raise BundleError(f"{path}: the header cannot be read: {error}") from None
     header.pop("__metadata__", None)
     return dict(header)
+
+
+def renamed(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a bundle, `model.*` and `transforms.N.*`, under the names that the components of `model` have for
+    them today; see `Part.renamed`."""
+    parts = [
+        (f"{name}.", module)
+        for name, module in model.named_modules()
+        if name and isinstance(module, Part) and overrides(module, "renamed", Part)
+    ]
+    found = {}
+    for name, tensor in tensors.items():
+        head = re.match(r"model\.|transforms\.\d+\.", name)
+        start, rest = ("", name) if head is None else (head[0], name[head.end() :])
+        for prefix, part in parts:
+            if rest.startswith(prefix):
+                rest = prefix + part.renamed(rest.removeprefix(prefix))
+        found[start + rest] = tensor
+    return found
 
 
 def fill_model(

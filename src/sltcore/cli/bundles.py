@@ -10,6 +10,7 @@ import typer
 
 from sltcore.cli.console import Console, table
 from sltcore.cli.specs import Settings
+from sltcore.errors import BundleError
 
 
 def pack(
@@ -17,11 +18,22 @@ def pack(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="the bundle to write")],
     settings: Settings = None,
     force: Annotated[bool, typer.Option("--force", help="replace a bundle that stands there")] = False,
+    finish: Annotated[
+        bool,
+        typer.Option("--finish", help="end the training of its transforms: a quantizer stores codes, no float weights"),
+    ] = False,
 ) -> None:
     """Build a pipeline and save it with its weights, files, provenance and model card."""
     from sltcore.bundle import load, save_bundle
 
-    written = save_bundle(load(spec, overrides=settings or ()), folder, force=force)
+    pipeline = load(spec, overrides=settings or ())
+    if finish and not pipeline.transforms:
+        raise BundleError(
+            f"{spec} has no transforms, so --finish has nothing to do; leave it out, or give some by --set transforms=[…]"
+        )
+    for transform in pipeline.transforms if finish else ():
+        transform.finish()
+    written = save_bundle(pipeline, folder, force=force)
     size = sum(path.stat().st_size for path in written.rglob("*") if path.is_file())
     Console().result(f"{written}: {size / 1e6:.1f} MB in {sum(path.is_file() for path in written.rglob('*'))} files")
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -90,12 +91,36 @@ def check(
     problems = []
     for source in spec:
         try:
-            load_spec(spec_file(source), overrides=settings or [], registry=registry)
+            file = spec_file(source)
+            foreign = _checker(file)
+            if foreign is None:
+                load_spec(file, overrides=settings or [], registry=registry)
+            elif settings:
+                raise SpecError(f"{source}: --set changes specs only; change the file itself")
+            else:
+                foreign(Path(file))
             Console().say(f"{source}: good")
         except SpecError as error:
             problems.append(str(error))
     if problems:
         raise SpecError("\n".join(problems))
+
+
+def _checker(file: str | Path) -> Callable[[Path], object] | None:
+    """What checks a file that is no spec but of a kind that a plugin reads; None for specs, and what cannot be read."""
+    from sltcore.spec.grammar import SPEC_KINDS
+    from sltcore.spec.load import open_source
+
+    with suppress(SpecError):
+        data = open_source(file).data
+        kind = data.get("kind") if isinstance(data, dict) else None
+        if isinstance(kind, str) and kind not in SPEC_KINDS:
+            for row in probe():
+                if row.usable and kind in row.checks:
+                    module, _, function = row.checks[kind].partition(":")
+                    found: Callable[[Path], object] = getattr(import_module(module), function)
+                    return found
+    return None
 
 
 def fill(spec: SpecPath, settings: Settings = None, size: Size = None) -> None:

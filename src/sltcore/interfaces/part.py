@@ -86,6 +86,11 @@ class Part(ABC):
         """Begin a streaming session for one utterance. Raises `StreamError` where the component cannot stream."""
         raise StreamError(f"{type(self).__name__} cannot stream; call it on whole recordings")
 
+    def renamed(self, tensor: str) -> str:
+        """What a tensor is called today that an earlier version of this component called `tensor`; names begin below the
+        component. Bundles are read under these names, those of codes that a quantizer keeps for a weight, too."""
+        return tensor
+
     def save_files(self) -> Mapping[str, bytes]:
         """Files, by name, that a bundle must carry for this component beside its weights (a language model, a word
         list). Its builder reads them back from `ports.folder`."""

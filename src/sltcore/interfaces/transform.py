@@ -71,6 +71,11 @@ class Transform(ABC):
     def restore(self, model: Module, state: Mapping[str, Tensor]) -> None:
         """Attach to `model` as `state` was, without calibration data; with an empty state as `attach` alone would."""
 
+    def settles(self, field: str) -> bool:
+        """Whether what it has restored decides `field` of its config, so that another value would change nothing. A bundle
+        refuses to have such a field set."""
+        return False
+
     def context_keys(self) -> tuple[ContextKey, ...]:
         """The side information its attached modules read."""
         return ()

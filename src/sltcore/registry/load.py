@@ -228,6 +228,7 @@ def _register(row: Row, found: Found, module: ModuleType, manager: pluggy.Plugin
         row,
         components=tuple(components),
         commands=tuple((command.name, command.impl, command.summary) for command in commands),
+        checks={kind: impl for command in commands for kind, impl in command.checks.items()},
     )
 
 

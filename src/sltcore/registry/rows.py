@@ -34,6 +34,7 @@ class Row:
     seconds: float = 0.0
     components: tuple[Component, ...] = ()
     commands: tuple[tuple[str, str, str], ...] = ()
+    checks: Mapping[str, str] = field(default_factory=dict)
     shadowed: tuple[str, ...] = ()
     faults: Mapping[str, str] = field(default_factory=dict)
 
@@ -52,6 +53,7 @@ class Row:
         data = {item.name: getattr(self, item.name) for item in fields(self)}
         data["components"] = [{name: getattr(component, name) for name in _DATA} for component in self.components]
         data["commands"] = [list(command) for command in self.commands]
+        data["checks"] = dict(self.checks)
         data["shadowed"] = list(self.shadowed)
         data["faults"] = dict(self.faults)
         return data

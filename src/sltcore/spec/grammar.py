@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from sltcore.interfaces import TRANSFORM_KINDS
 from sltcore.spec.slots import Block, Config, Slot
@@ -60,7 +61,9 @@ class PipelineFields(Config):
         None, description="from features to a waveform; alone: copy synthesis"
     )
     transforms: list[Annotated[Block, Slot(*TRANSFORM_KINDS)]] = Field(
-        default_factory=list, max_length=64, description="quantizers, accelerators and adapters, attached in this order"
+        default_factory=list,
+        max_length=64,
+        description="quantizers, accelerators and adapters, attached in this order; quantizers before accelerators",
     )
     metrics: list[Annotated[Block, Slot("metric")]] = Field(
         default_factory=list, max_length=64, description="what `slt run` measures on a manifest with a text column"
@@ -68,6 +71,22 @@ class PipelineFields(Config):
     seed: int = Field(0, ge=0, lt=2**63, description="of the weights that no file brings")
     batch: BatchConfig = Field(default_factory=BatchConfig, description="how utterances are put together")
     segment: SegmentConfig = Field(default_factory=SegmentConfig, description="how long recordings are cut")
+
+    @field_validator("transforms")
+    @classmethod
+    def _quantizers_before_chips(cls, transforms: list[Block]) -> list[Block]:
+        """A chip measures its ranges when it is attached: on the weights that a quantizer behind it would yet replace."""
+        kinds = [block.kind for block in transforms]
+        chip = kinds.index("accelerator") if "accelerator" in kinds else len(kinds)
+        late = kinds.index("quantizer", chip) if "quantizer" in kinds[chip:] else None
+        if late is not None:
+            order = sorted(transforms, key=lambda block: block.kind != "quantizer")
+            message = (
+                f"quantizer '{transforms[late].use}' stands behind accelerator '{transforms[chip].use}', whose ranges would be "
+                f"measured on weights that are not quantized yet; put quantizers first: {', '.join(b.use for b in order)}"
+            )
+            raise PydanticCustomError("slot_problem", "slot", {"inner": late, "message": message, "given": None})
+        return transforms
 
     @model_validator(mode="after")
     def _does_something(self) -> PipelineFields:

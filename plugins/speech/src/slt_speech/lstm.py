@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LayerState = tuple["Tensor", "Tensor"]
+REVERSE = re.compile(r"^layers\.(\d+)\.((?:weight|bias)_\w+_l0)_reverse\b")
+"""A tensor of the direction from the end, as it was called while one torch module held both directions."""
 
 
 class FrameStack(nn.Module):
@@ -113,6 +116,7 @@ class Lstm(Encoder, nn.Module):
         )
         self.norms = nn.ModuleList(nn.LayerNorm(self.d_model) if layer_norm else nn.Identity() for _ in widths)
         self.dropout = nn.Dropout(dropout)
+        self.register_load_state_dict_pre_hook(_rename)  # type: ignore[no-untyped-call]
 
     @property
     def consumes(self) -> Port:
@@ -152,6 +156,10 @@ class Lstm(Encoder, nn.Module):
     def keep_layers(self, depths: Sequence[int]) -> None:
         """Have `Encoded.layers` hold these depths too, offline and in sessions; **raises** `PortError` for another one."""
         self.return_layers = with_layers(self.return_layers, depths, 1, self.depths, "lstm")
+
+    def renamed(self, tensor: str) -> str:
+        """`layers.0.weight_ih_l0_reverse` is `backward_layers.0.weight_ih_l0` today."""
+        return REVERSE.sub(r"backward_layers.\1.\2", tensor)
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Frames [b] of input lengths [b]: the front end's, divided by the stride and rounded up."""
@@ -195,6 +203,12 @@ class Lstm(Encoder, nn.Module):
 
     def _encoded(self, values: Tensor, lengths: Tensor, layers: Mapping[int, Tensor]) -> Encoded:
         return Encoded(values, lengths, self.frame_shift_s, self.offset_s, layers)
+
+
+def _rename(module: Lstm, tensors: dict[str, Any], prefix: str, *args: Any) -> None:
+    """Before tensors are loaded: those of an earlier version under today's names."""
+    for name in [name for name in tensors if name.startswith(prefix)]:
+        tensors[prefix + module.renamed(name.removeprefix(prefix))] = tensors.pop(name)
 
 
 class LstmSession(Session):

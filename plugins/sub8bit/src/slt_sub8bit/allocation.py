@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -24,6 +24,15 @@ MOST_STATES = 200_000
 """Assignments of the kernels so far that none beats in both bytes and error; beyond it the nearest in bytes are joined."""
 
 
+class Allocation(NamedTuple):
+    """Bits by kernel, and the relative squared error of the model's output with them: `predicted` is the sum of the errors
+    of each kernel alone, `measured` that of all together on their Lloyd-Max levels, on the same inputs."""
+
+    widths: Mapping[str, int]
+    predicted: float
+    measured: float
+
+
 class Choice(NamedTuple):
     """One kernel at one width: what it takes, and the relative squared error of the model's output with it alone."""
 
@@ -39,14 +48,16 @@ def allocate(
     budget_bytes: int,
     calibration: Iterator[Any] | None,
     *,
+    fixed_bytes: int = 0,
     examples: int = EXAMPLES,
-) -> dict[str, int]:
+) -> Allocation:
     """The width of every kernel with which the model's output suffers least within a budget of bytes.
 
     Each kernel alone is put on its Lloyd-Max levels at each of `widths` (1 to 8, or 32 for float), and the model's outputs
     on at most `examples` calibration inputs are compared with those of the float model: e = sum |y_q - y|^2 / sum |y|^2.
-    The assignment with the least sum of e within `budget_bytes` (codes and tables of these kernels) is found exactly.
-    That errors of different kernels add up is an assumption; it holds while they are small.
+    The assignment with the least sum of e within `budget_bytes` (codes and tables of these kernels, and `fixed_bytes` of
+    which nothing is chosen) is found exactly. That errors of different kernels add up is an assumption, which holds while
+    they are small; so the error of all together is measured, too.
 
     **Raises** `PluginError` without calibration inputs, for other widths, and for a budget that cannot be met: the text names
     the smallest possible.
@@ -54,11 +65,11 @@ def allocate(
     widths = sorted(set(widths))
     if not widths or any(not (1 <= bits <= 8 or bits == FLOAT_BITS) for bits in widths):
         raise PluginError(f"allocation: widths are {widths}, expected some of 1 to 8 and 32")
-    smallest = sum(min(stored_bytes(kernel, bits) for bits in widths) for kernel in kernels)
+    smallest = fixed_bytes + sum(min(stored_bytes(kernel, bits) for bits in widths) for kernel in kernels)
     if smallest > budget_bytes:
         raise PluginError(
-            f"budget_bytes leaves {budget_bytes:,} bytes for {len(kernels)} kernels, which take {smallest:,} at least, at "
-            f"{widths[0]} bits each; raise it by {smallest - budget_bytes:,} or more, or exclude kernels"
+            f"budget_bytes is {budget_bytes:,}, but with choices {widths} all kernels take {smallest:,} at least, tables and "
+            f"scales among them; give {smallest:,} or more{', allow fewer bits' if widths[0] > 1 else ''}, or exclude kernels"
         )
     inputs = list(islice(calibration, examples)) if calibration is not None else []
     if not inputs:
@@ -68,8 +79,10 @@ def allocate(
         )
     measured = sensitivities(model, kernels, inputs, widths)
     choices = [measured[kernel.name] for kernel in kernels]
-    picked = best_assignment(choices, budget_bytes)
-    return {kernel.name: options[place].bits for kernel, options, place in zip(kernels, choices, picked, strict=True)}
+    picked = best_assignment(choices, budget_bytes - fixed_bytes)
+    taken = {kernel.name: options[at] for kernel, options, at in zip(kernels, choices, picked, strict=True)}
+    found = {name: choice.bits for name, choice in taken.items()}
+    return Allocation(found, sum(choice.error for choice in taken.values()), joint_error(model, kernels, inputs, found))
 
 
 def stored_bytes(kernel: Kernel, bits: int) -> int:
@@ -131,27 +144,52 @@ def sensitivities(
     holds no tensor (a pipeline that decodes), the output of the last layer with a kernel that ran is compared instead.
     Parameters and modes are put back bit for bit. **Raises** `PluginError` for outputs that cannot be compared.
     """
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        expected = [_outputs(model, kernels, value) for value in inputs]
-        power = sum(float(y.square().sum()) for outputs in expected for y in outputs)
-        if not expected[0] or not power > 0 or not np.isfinite(power):
+    with _evaluating(model):
+        error_of = _Errors(model, kernels, inputs)
+        return {
+            kernel.name: [
+                Choice(bits, stored_bytes(kernel, bits), error_of([(kernel, bits)])) for bits in sorted(set(widths))
+            ]
+            for kernel in kernels
+        }
+
+
+@torch.no_grad()
+def joint_error(model: nn.Module, kernels: Sequence[Kernel], inputs: Sequence[Any], widths: Mapping[str, int]) -> float:
+    """As one error of `sensitivities`, with all kernels on their Lloyd-Max levels at once, at the widths of their names."""
+    with _evaluating(model):
+        return _Errors(model, kernels, inputs)([(kernel, widths[kernel.name]) for kernel in kernels])
+
+
+class _Errors:
+    """Relative squared errors of a model's outputs on inputs; the outputs of the float model are kept."""
+
+    def __init__(self, model: nn.Module, kernels: Sequence[Kernel], inputs: Sequence[Any]) -> None:
+        self.model, self.kernels, self.inputs = model, kernels, inputs
+        self.expected = [_outputs(model, kernels, value) for value in inputs]
+        self.power = sum(float(y.square().sum()) for outputs in self.expected for y in outputs)
+        if not self.expected[0] or not self.power > 0 or not np.isfinite(self.power):
             raise PluginError(
                 f"{type(model).__name__} gives no floating-point output other than zero on the calibration inputs; sensitivities "
                 f"cannot be measured: give other inputs, or set bits and bits_of"
             )
-        found: dict[str, list[Choice]] = {}
-        for kernel in kernels:
-            found[kernel.name] = []
-            for bits in widths:
-                with _quantized(kernel, bits):
-                    noise = sum(
-                        _difference(_outputs(model, kernels, value), y)
-                        for value, y in zip(inputs, expected, strict=True)
-                    )
-                found[kernel.name].append(Choice(bits, stored_bytes(kernel, bits), noise / power))
-        return found
+
+    def __call__(self, quantized: Sequence[tuple[Kernel, int]]) -> float:
+        """With these kernels on their levels at these widths."""
+        with ExitStack() as stack:
+            for kernel, bits in quantized:
+                stack.enter_context(_quantized(kernel, bits))
+            pairs = zip(self.inputs, self.expected, strict=True)
+            return sum(_difference(_outputs(self.model, self.kernels, value), y) for value, y in pairs) / self.power
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation for as long as it takes, then each module's own mode."""
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
     finally:
         for module, mode in training.items():
             module.training = mode

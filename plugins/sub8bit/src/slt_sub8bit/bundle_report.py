@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ from torch import nn
 
 from slt_sub8bit.packed import packed_weights
 from slt_sub8bit.packing import packed_bytes
-from slt_sub8bit.quantizer import Sub8bit
+from slt_sub8bit.quantizer import ALLOCATION, ALLOCATION_BYTES, Sub8bit
 from sltcore.bundle import load_bundle
 from sltcore.bundle.weights import NAME as WEIGHTS
 from sltcore.bundle.weights import read_header
@@ -50,8 +51,9 @@ class BundleReport(NamedTuple):
     `file_bytes` is the size of weights.safetensors: a header of `header_bytes`, and `tensor_bytes`. `disk_bytes` and
     `memory_bytes` are what `Quantizer.report` says of the loaded model: its tensors once every quantizer is finished, and
     those in memory with what is made anew there. `other_bytes` of the model's tensors in the file are no quantized kernels,
-    `largest_others` the largest of them. `untouched` are the modules that keep a float matrix. Where
+    `largest_others` the largest of them. `untouched` are the modules that keep a float matrix, `reasons` say why. Where
     `is_finished` is false the file still holds float weights, and rows and `disk_bytes` say what finishing would leave.
+    `errors` are the predicted and the measured error of each quantizer whose bits were chosen for a budget.
     """
 
     kernels: tuple[KernelBytes, ...]
@@ -64,6 +66,8 @@ class BundleReport(NamedTuple):
     memory_bytes: int
     other_bytes: int
     largest_others: Mapping[str, int]
+    reasons: Mapping[str, str]
+    errors: tuple[tuple[float, float], ...]
 
     @property
     def kernel_bytes(self) -> int:
@@ -87,7 +91,8 @@ class BundleReport(NamedTuple):
             for kernel in self.kernels
         ]
         totals = {name: getattr(self, name) for name in ("kernel_bytes", "kernel_float_bytes")}
-        return {**self._asdict(), "kernels": rows, "untouched": list(self.untouched), **totals}
+        errors = [{"predicted": predicted, "measured": measured} for predicted, measured in self.errors]
+        return {**self._asdict(), "kernels": rows, "untouched": list(self.untouched), "errors": errors, **totals}
 
 
 def report_bundle(folder: str | Path) -> BundleReport:
@@ -114,6 +119,7 @@ def report_bundle(folder: str | Path) -> BundleReport:
     tensors, file_bytes = sum(stored.values()), (folder / WEIGHTS).stat().st_size
     kernels = {f"model.{place.name}" for q in quantizers for kernel in q.kernels.values() for place in kernel.places}
     others = [name for name in stored if name.startswith("model.") and name not in kernels]
+    measured = [name for name in stored if re.fullmatch(rf"transforms\.\d+\.{ALLOCATION}", name)]
     return BundleReport(
         tuple(row for own in rows for row in own),
         tuple(name for name in sizes[0].untouched if name in left),
@@ -121,10 +127,12 @@ def report_bundle(folder: str | Path) -> BundleReport:
         file_bytes,
         file_bytes - tensors,
         tensors,
-        sizes[0].disk_bytes - saved,
+        sizes[0].disk_bytes - saved + ALLOCATION_BYTES * sum(q.allocation is not None for q in quantizers[1:]),
         sizes[0].memory_bytes - saved,
-        sum(stored[name] for name in others),
+        sum(stored[name] for name in (*others, *measured)),
         {n.removeprefix("model."): stored[n] for n in sorted(others, key=lambda n: -stored[n])[:MOST_SHOWN]},
+        {name: why for name, why in quantizers[0].reasons(pipeline.model).items() if name in left},
+        tuple((found.predicted, found.measured) for q in quantizers if (found := q.allocation) is not None),
     )
 
 
@@ -154,7 +162,8 @@ def _rows(quantizer: Sub8bit, model: nn.Module) -> list[KernelBytes]:
 def _float_bytes(quantizer: Sub8bit) -> int:
     """What the float parameters of an attached quantizer's kernels take; of a finished one what they take packed."""
     if quantizer.is_finished:
-        return sum(tensor.numel() * tensor.element_size() for tensor in quantizer.state().values())
+        kept = [tensor for name, tensor in quantizer.state().items() if name != ALLOCATION]
+        return sum(tensor.numel() * tensor.element_size() for tensor in kept)
     found = (kernel.parameter for kernel in quantizer.kernels.values())
     return sum(parameter.numel() * parameter.element_size() for parameter in found)
 

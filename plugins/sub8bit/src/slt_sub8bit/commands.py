@@ -76,19 +76,26 @@ def _cells(kernel: KernelBytes) -> list[str]:
 
 
 def _totals(found: BundleReport) -> str:
-    left = f"{counted(len(found.untouched), 'module')} left alone: {', '.join(found.untouched)}"
+    left = [f"{name or 'the model itself'} ({found.reasons[name]})" for name in found.untouched]
     largest = ", ".join(f"{name} {taken:,}" for name, taken in found.largest_others.items())
     lines = [
         f"{counted(len(found.kernels), 'kernel')}: {found.kernel_bytes:,} bytes, "
         f"{100 * found.kernel_bytes / max(1, found.kernel_float_bytes):.1f} % of {found.kernel_float_bytes:,} in float32",
         f"other tensors: {found.other_bytes:,} bytes" + (f", the largest {largest}" if largest else ""),
-        left if found.untouched else "no module with a matrix of its own is left alone",
+        f"{counted(len(left), 'module')} left alone: {', '.join(left)}"
+        if left
+        else "no module with a matrix of its own is left alone",
         f"weights.safetensors: {found.file_bytes:,} bytes = {found.tensor_bytes:,} of tensors + {found.header_bytes:,} of header",
     ]
+    for predicted, measured in found.errors:
+        lines.append(
+            f"bits chosen for a budget: output error {predicted:.2g} predicted (the sum over kernels alone), "
+            f"{measured:.2g} measured with all at once, before training"
+        )
     states = found.tensor_bytes - found.kernel_bytes - found.other_bytes
     if not found.is_finished:
         lines.append(
-            f"not finished: the file holds float weights; finished, its tensors take {found.disk_bytes:,} bytes"
+            f"not finished: the file holds float weights; finished, its tensors take {found.disk_bytes:,} bytes: slt pack BUNDLE DIR --finish"
         )
         return "\n".join(lines)
     if states:

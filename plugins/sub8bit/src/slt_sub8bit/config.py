@@ -70,9 +70,19 @@ class Sub8bitConfig(ScaledConfig):
     scale_quantile: float = Field(
         1.0, gt=0.5, le=1.0, description="share of |w| within the scale; 1: the largest weight"
     )
-    kappa_start: float = Field(2.0, gt=0, le=100, description="sharpness of the assignment at the start")
+    kappa_start: float = Field(
+        8.0,
+        gt=0,
+        le=100,
+        description="sharpness of the assignment at the start; chosen with anneal on development data",
+    )
     kappa_end: float = Field(50.0, gt=0, le=1000, description="sharpness at the end of annealing")
-    anneal: float = Field(0.75, ge=0, le=1, description="share of training in which the assignment is soft")
+    anneal: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of training in which the assignment is soft; a softer or longer start was worse",
+    )
     learn_levels: bool = Field(True, description="whether levels train; frozen ones are for comparison")
     dead: float = Field(0.001, ge=0, lt=0.5, description="share of weights below which a level is put elsewhere")
     every: int = Field(1, ge=1, le=1000, description="quantize in one training step of so many, until hard")

@@ -37,7 +37,10 @@ class GeneralScheme:
     Companding is off by default (mu = 0, y = u), and levels start where Lloyd and Max put them, because both were measured to
     be nearer to the weights: on Gaussian and Laplace weights, levels trained for squared error end 0 to 1.5 dB lower with
     mu = 15 and 0 to 3 dB lower with mu = 255, since the nearest level in a companded space is not the nearest weight; and
-    at 8 bits quantiles start 14 to 19 dB below Lloyd-Max. **Source**: Zhen et al. 2022, arXiv:2210.09188; what the paper leaves open
+    at 8 bits quantiles start 14 to 19 dB below Lloyd-Max.
+
+    `kappa_start` 8 and `anneal` 0.5 were chosen on development data: a Conformer of 2 bits after 60 steps has WER 44.2 with
+    them and 54.8 with 2 and 0.75; hard from the start gives 43.9, as does the best uniform quantizer. **Source**: Zhen et al. 2022, arXiv:2210.09188; what the paper leaves open
     (initial levels, schedule, re-seeding) is ours.
     """
 
@@ -48,9 +51,9 @@ class GeneralScheme:
         mu: float = 0.0,
         start: Literal["quantile", "lloyd-max"] = "lloyd-max",
         scale_quantile: float = 1.0,
-        kappa_start: float = 2.0,
+        kappa_start: float = 8.0,
         kappa_end: float = 50.0,
-        anneal: float = 0.75,
+        anneal: float = 0.5,
         learn_levels: bool = True,
         dead: float = 0.001,
     ) -> None:

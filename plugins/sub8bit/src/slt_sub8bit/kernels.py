@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from torch import nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from sltcore.errors import PluginError, did_you_mean
 
@@ -129,15 +130,31 @@ def find_kernels(model: nn.Module, include: Sequence[str] = (), exclude: Sequenc
 
 def untouched(model: nn.Module, quantized: Sequence[Kernel]) -> tuple[str, ...]:
     """Names of modules with an own float parameter of two or more axes that is no kernel of `quantized`."""
+    return tuple(left_alone(model, quantized))
+
+
+def left_alone(model: nn.Module, quantized: Sequence[Kernel]) -> dict[str, str]:
+    """Why each module of `untouched` keeps a float matrix, by its name."""
     taken = {(id(place.module), place.attribute) for kernel in quantized for place in kernel.places}
-    return tuple(
-        path
-        for path, module in model.named_modules()
-        if any(
-            parameter is not None and _is_matrix(parameter) and (id(module), name) not in taken
-            for name, parameter in module._parameters.items()
-        )
-    )
+    found: dict[str, str] = {}
+    for path, module in model.named_modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and _is_matrix(parameter) and (id(module), name) not in taken:
+                found.setdefault(path, _why(Place(path, module, name)))
+    return found
+
+
+def _why(place: Place) -> str:
+    """Why nobody quantizes a float matrix."""
+    module, own = place.module, place.attribute
+    if isinstance(module, ParametrizationList):
+        makers = ", ".join(type(each).__name__.strip("_") for each in module)
+        return f"{makers} makes its weight anew in each call; remove_parametrizations makes it a plain one"
+    if {f"{own[:-2]}_g", f"{own[:-2]}_v"} <= set(module._parameters):
+        return "weight_norm makes its weight anew in each call; remove_weight_norm makes it a plain one"
+    if _is_known(place):
+        return "left out by include, exclude or 32 bits, or by another quantizer"
+    return f"{type(module).__name__}.{own} is of no known kind; include names it"
 
 
 def refuse_idle(pattern: str, kernels: Sequence[Kernel], what: str) -> None:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from slt_sub8bit.allocation import allocate
+from slt_sub8bit.allocation import Allocation, allocate
 from slt_sub8bit.int8_emulation import Int8Emulation
-from slt_sub8bit.kernels import Found, Kernel, Place, find_kernels, refuse_idle, untouched
+from slt_sub8bit.kernels import Found, Kernel, Place, find_kernels, left_alone, refuse_idle
 from slt_sub8bit.packed import Compute, computes_int8, pack_model, packed_state, packed_weights, restore_packed
 from slt_sub8bit.packing import needed_bits, packed_bytes
 from slt_sub8bit.scheme import Scheme, SchemeFactory
@@ -23,6 +23,13 @@ from sltcore.types import TableWeight
 
 UNTOUCHED = 32
 WIDTHS = (*range(1, 9), UNTOUCHED)
+AT_THE_START = {
+    *("use", "bits", "bits_of", "include", "exclude", "budget_bytes", "choices"),
+    *("scales", "start", "first_step", "scale_quantile"),
+}
+"""Fields of a config that are read when a quantizer is attached, and never again."""
+ALLOCATION, ALLOCATION_BYTES = "allocation", 8
+"""Predicted and measured error of an allocation, float32 [2], in a state; kernels have a dot in their names there."""
 
 
 class Sub8bit(Quantizer):
@@ -39,6 +46,8 @@ class Sub8bit(Quantizer):
     - `budget_bytes`: codes, tables and scales of all quantized kernels together. Those that `bits_of` does not name get the
       bits out of `choices` with which calibration outputs suffer least, instead of `bits`.
     - `compute`: with `int8`, linear layers multiply 8-bit integers: activations rounded row by row, tables on an int8 grid.
+
+    `allocation` tells what a budget was spent on, with the predicted and the measured error, and is None without a budget.
 
     Source: Zhen et al. 2022, arXiv:2210.09188, for the order of life; the schemes name their own.
     """
@@ -68,6 +77,7 @@ class Sub8bit(Quantizer):
         self.kernels: dict[str, Kernel] = {}
         self.schemes: dict[str, Scheme] = {}
         self.widths: dict[str, int] = {}
+        self.allocation: Allocation | None = None
         self.substitution: Substitution | None = None
         self.emulation: Int8Emulation | None = None
         self.turn = -1
@@ -106,7 +116,7 @@ class Sub8bit(Quantizer):
         if self.model is None:
             raise PluginError("Sub8bit.detach: it is not attached; call attach(model) first")
         self._take_off()
-        self.model = None
+        self.model = self.allocation = None
         self.kernels, self.schemes, self.widths = {}, {}, {}
 
     def finish(self) -> None:
@@ -153,11 +163,13 @@ class Sub8bit(Quantizer):
 
     def state(self) -> Mapping[str, Tensor]:
         """Bits, and what the schemes learned; finished: packed indices and tables."""
+        found: dict[str, Tensor] = {}
+        if self.allocation is not None:
+            found[ALLOCATION] = torch.tensor([self.allocation.predicted, self.allocation.measured])
         if self.is_finished:
             assert self.model is not None
             packed = packed_state(self.model)
-            return {key: tensor for key, tensor in packed.items() if key.rpartition(".")[0] in self.kernels}
-        found: dict[str, Tensor] = {}
+            return found | {key: tensor for key, tensor in packed.items() if key.rpartition(".")[0] in self.kernels}
         for name, _ in self._attached():
             found[f"{name}.bits"] = torch.tensor(self.widths[name])
             found.update({f"{name}.{key}": tensor for key, tensor in self.schemes[name].state().items()})
@@ -170,6 +182,8 @@ class Sub8bit(Quantizer):
             self.attach(model)
             return
         self._refuse_second(model)
+        errors = state.get(ALLOCATION)
+        state = {key: tensor for key, tensor in state.items() if key != ALLOCATION}
         parts: dict[str, dict[str, Tensor]] = {}
         for key, tensor in state.items():
             name, _, rest = key.rpartition(".")
@@ -180,6 +194,7 @@ class Sub8bit(Quantizer):
             restore_packed(model, kernels, state, self.compute)
             self.model, self.kernels, self.is_finished = model, found, True
             self.widths = {name: needed_bits(len(part["table"])) for name, part in parts.items()}
+            self._recall(errors)
             return
         widths = {name: int(part.pop("bits")) for name, part in parts.items()}
         schemes = {kernel.name: self._new_scheme(kernel) for kernel in kernels}
@@ -192,6 +207,11 @@ class Sub8bit(Quantizer):
                     f"another quantizer, restore it with the component that saved it"
                 ) from None
         self._wear(model, kernels, schemes, widths)
+        self._recall(errors)
+
+    def settles(self, field: str) -> bool:
+        """What was read when it was attached; finished all but `compute`."""
+        return field in AT_THE_START or (self.is_finished and field != "compute")
 
     def report(self, module: nn.Module) -> Size:
         """Bytes on disk and in memory of `module` as it would be stored now, and the modules left alone.
@@ -211,7 +231,14 @@ class Sub8bit(Quantizer):
                 disk += size
             else:
                 anew += size
-        return Size(disk, disk + anew, untouched(module, list(self.kernels.values())))
+        memory = disk + anew
+        if self.allocation is not None and any(part is self.model for part in module.modules()):
+            disk += ALLOCATION_BYTES
+        return Size(disk, memory, tuple(self.reasons(module)))
+
+    def reasons(self, module: nn.Module) -> dict[str, str]:
+        """Why each of the modules that `report` names as untouched keeps a float matrix."""
+        return left_alone(module, list(self.kernels.values()))
 
     # Inside
 
@@ -246,13 +273,18 @@ class Sub8bit(Quantizer):
             )
             if spent > self.budget_bytes:
                 raise PluginError(
-                    f"budget_bytes is {self.budget_bytes:,}, but the kernels that bits_of names take {spent:,}; raise it, or name "
-                    f"fewer bits"
+                    f"budget_bytes is {self.budget_bytes:,}, but the kernels that bits_of names take {spent:,} by themselves; give "
+                    f"more than that, or name fewer bits"
                 )
         if self.budget_bytes is not None and rest:
-            room = self.budget_bytes - spent - sum(4 * self._scales(kernel) for kernel in rest)
-            chosen = allocate(model, rest, self.choices, room, calibration)
+            fixed = spent + sum(4 * self._scales(kernel) for kernel in rest)
+            self.allocation = allocate(model, rest, self.choices, self.budget_bytes, calibration, fixed_bytes=fixed)
+            chosen = dict(self.allocation.widths)
         return {**chosen, **named}
+
+    def _recall(self, errors: Tensor | None) -> None:
+        if errors is not None:
+            self.allocation = Allocation(self.widths, *errors.tolist())
 
     def _new_scheme(self, kernel: Kernel) -> Scheme:
         return self.make_scheme(self._groups(kernel))
