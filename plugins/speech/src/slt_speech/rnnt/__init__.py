@@ -1,0 +1,1 @@
+"""Transducers (RNN-T): loss, networks, searches and streaming."""
