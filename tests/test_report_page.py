@@ -260,6 +260,17 @@ def test_the_page_stays_below_two_megabytes() -> None:
     assert "4 of 10 recordings are not in this page" in Reader(page).text
 
 
+def test_the_last_charts_are_left_out_where_the_page_would_be_too_large() -> None:
+    first = sample().charts[0]
+    many = replace(sample(), charts=[replace(first, title=f"chart {i} " + "x" * 12_000) for i in range(60)])
+    page = render(many)
+    assert len(page.encode()) <= MOST_BYTES
+    text = Reader(page).text
+    assert "36 of 60 charts are not in this page" in text
+    assert "chart 23 x" in text
+    assert "chart 24 x" not in text
+
+
 def test_long_tables_are_cut_and_say_so() -> None:
     columns = [Column(key="a", label="a"), Column(key="b", label="b")]
     table = Table(title="many", columns=columns, rows=[{"a": "ä" * 300, "b": i} for i in range(10_000)])

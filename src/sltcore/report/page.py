@@ -17,7 +17,9 @@ from sltcore.report.document import AudioRow, Report
 
 JSON, HTML = "report.json", "report.html"
 MOST_BYTES = 2_000_000
-ROWS = (2_000, 500, 100, 20)  # most rows of a table; fewer where the page would be too large
+# Most rows of a table and most charts; less where the page would be too large. The last charts, those of training, go
+# before rows of a table that somebody would read.
+AMOUNTS = ((2_000, None), (500, None), (500, 24), (500, 12), (100, None), (100, 12), (20, None), (20, 6))
 MOST_POINTS = 240  # rows of the values of a chart
 MOST_TEXT = 100_000  # characters of the spec and of any other text
 
@@ -51,10 +53,11 @@ def _replace(path: Path, text: str) -> Path:
 
 
 def render(report: Report, *, most_bytes: int = MOST_BYTES) -> str:
-    """The page as HTML of at most `most_bytes`: recordings that do not fit are left out, then rows of long tables."""
+    """The page as HTML of at most `most_bytes`: recordings that do not fit are left out, then rows of long tables
+    and the last charts."""
     page = ""
-    for rows in ROWS:
-        silent = _render(report, [], rows)
+    for rows, charts in AMOUNTS:
+        silent = _render(report, [], rows, charts)
         room = most_bytes - len(silent.encode()) - 1_000
         if room < 0:
             continue
@@ -64,7 +67,7 @@ def render(report: Report, *, most_bytes: int = MOST_BYTES) -> str:
             if room < 0:
                 break
             heard.append(row)
-        page = _render(report, heard, rows)
+        page = _render(report, heard, rows, charts)
         break
     if not page:
         raise DataError(
@@ -73,7 +76,7 @@ def render(report: Report, *, most_bytes: int = MOST_BYTES) -> str:
     return page
 
 
-def _render(report: Report, audio: Sequence[AudioRow], rows: int) -> str:
+def _render(report: Report, audio: Sequence[AudioRow], rows: int, charts: int | None) -> str:
     from sltcore.report import layout
     from sltcore.report.numbers import moment
 
@@ -87,8 +90,10 @@ def _render(report: Report, audio: Sequence[AudioRow], rows: int) -> str:
             verdicts=[layout.verdict_view(verdict, index) for index, verdict in enumerate(report.verdicts)],
             tables=[layout.table_view(table, rows) for table in report.tables],
             figures=[
-                layout.figure(chart, f"c{index}", min(rows, MOST_POINTS)) for index, chart in enumerate(report.charts)
+                layout.figure(chart, f"c{index}", min(rows, MOST_POINTS))
+                for index, chart in enumerate(report.charts[:charts])
             ],
+            undrawn=len(report.charts[charts:]) if charts is not None else 0,
             audio=layout.groups(audio),
             unheard=len(report.audio) - len(audio),
             units=layout.table_view(layout.units_table(report.units), rows) if report.units else None,
