@@ -261,3 +261,41 @@ def test_a_refused_restore_leaves_the_ranges_of_the_attached_model(rounded: Made
     with pytest.raises(PluginError, match="attached to a Stack already"):
         transform.restore(copy.deepcopy(module), {"range.other": torch.tensor(1.0)})
     assert torch.equal(module(x), expected)
+
+
+def test_sites_keep_their_names_when_parameters_are_packed_away() -> None:
+    """A bundle's chip is restored onto a model whose quantizer has taken some parameters out of it."""
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.query, self.position = nn.Linear(4, 4), nn.Linear(4, 4, bias=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.matmul(self.query(x), self.position(x).transpose(-1, -2)) + 0.0
+
+    class Packed(nn.Linear):
+        @property
+        def weight(self) -> torch.Tensor:  # type: ignore[override]
+            from sltcore.table_weights import mark_origin
+
+            return mark_origin(self.__dict__["codes"].clone(), self, "weight")
+
+    torch.manual_seed(0)
+    module, x = Two().eval(), torch.randn(3, 5, 4)
+    transform = Nna("mixed-8-16")
+    transform.attach(module, iter([x]))
+    with torch.no_grad():
+        expected = module(x)
+    state = transform.state()
+    transform.detach()
+    for name, layer in list(module.named_children()):
+        weight = layer.weight.detach().clone()
+        del layer._parameters["weight"]
+        layer.__class__ = Packed
+        layer.__dict__["codes"] = weight
+        again = Nna("mixed-8-16")
+        again.restore(module, state)
+        with torch.no_grad():
+            assert torch.equal(module(x), expected), name
+        again.detach()

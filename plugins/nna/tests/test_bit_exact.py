@@ -121,7 +121,10 @@ class Trial:
         self.compare(lambda backend, place: backend.requantize(a[place], ga, out), out)
 
     def rows(self) -> None:
-        shape = (self.draw.randint(1, 90), self.draw.randint(1, 200))
+        shape = (
+            self.draw.randint(1, 90),
+            self.draw.choice((1, 2, self.draw.randint(3, 200), self.draw.randint(3, 200))),
+        )
         x, grid = self.chip_tensor(*shape, bits=self.draw.choice((self.words.activation, self.words.residual)))
         mask, out = self.normal(*shape) > 0.5, self.grid(self.words.activation)
         self.compare(lambda backend, place: backend.softmax(backend.exclude(x[place], grid, mask), grid, -1))
@@ -170,7 +173,7 @@ class Trial:
 def test_a_million_random_numbers_agree_for_every_rounding(rounding: str) -> None:
     count = seed = 0
     while count < LEAST_COUNT:
-        count += Trial(seed, rounding).run()
+        count += Trial(1000 * ROUNDINGS.index(rounding) + seed, rounding).run()
         seed += 1
     assert seed > 3
 
@@ -200,7 +203,7 @@ class Mixed(nn.Module):
 def test_a_model_of_everything_agrees_on_random_chips(rounding: str, seed: int) -> None:
     from slt_nna.nna import Nna
 
-    chip = random_chip(random.Random(seed), rounding)
+    chip = random_chip(random.Random(1000 * ROUNDINGS.index(rounding) + seed), rounding)
     torch.manual_seed(seed)
     model, x = Mixed().eval(), torch.randn(2, 23, 7)
     transform = Nna(chip)

@@ -145,11 +145,95 @@ def test_the_assumptions_name_the_figures_of_the_chip() -> None:
         assert figure in text
 
 
-def test_the_float_chip_moves_four_bytes_for_each_value_and_crosses_nothing() -> None:
+def test_the_float_chip_moves_four_bytes_for_each_value() -> None:
     found = counted(nn.Sequential(nn.Linear(8, 5, bias=False)), torch.randn(B, T, 8), "ideal")
     assert found.macs == B * T * 40
-    assert found.crossings == 0
-    assert found.bytes_moved == 4 * (B * T * 8 + 40 + B * T * 5)
+    assert found.bytes_crossing == 4 * B * T * (8 + 5)
+    assert found.bytes_moved == 4 * (B * T * 8 + 40 + B * T * 5) + found.bytes_crossing
+
+
+class Recognizer(nn.Module):
+    """Two recurrent layers, a softmax, and a projection that reads the frames and their weights."""
+
+    def __init__(self, both: bool) -> None:
+        super().__init__()
+        ways = 2 if both else 1
+        self.rnn = nn.LSTM(6, 4, 2, batch_first=True, bidirectional=both)
+        self.gate = nn.Linear(4 * ways, 4 * ways)
+        self.head = nn.Linear(4 * ways, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames = self.rnn(x)[0]
+        scores: Tensor = self.head(self.gate(frames).softmax(-1) * frames)
+        return scores
+
+
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("chip", ["ideal", "mixed-8-16", "harsh"])
+def test_hand_overs_are_those_that_a_hand_counts(chip: str, both: bool) -> None:
+    """x enters and the scores leave; a softmax on the host takes its input and brings its result back; a recurrent layer on
+    the host takes x as it is, and brings its frames once, though two operators read them."""
+    x = torch.randn(B, T, 6)
+    whole = counted(Recognizer(both), x, chip)
+    assert (whole.entries, whole.exits) == (1, 1)
+    without = counted(Recognizer(both), x, load_chip({**load_chip(chip).model_dump(), "host": ["softmax"]}))
+    assert (without.entries, without.exits) == (2, 2)
+    assert without.bytes_crossing - whole.bytes_crossing == B * T * 4 * (2 if both else 1) * 2 * (
+        load_chip(chip).words.activation / 8
+    )
+
+
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("chip", ["ideal", "harsh"])
+def test_recurrent_states_stay_on_the_chip(chip: str, both: bool) -> None:
+    """Of one direction and of two alike: x enters, y leaves, and the states wait for the next chunk."""
+    model, x = nn.LSTM(6, 4, batch_first=True, bidirectional=both), torch.randn(B, T, 6)
+    transform = Nna(chip)
+    transform.attach(model.eval(), iter([x]))
+    first = account(transform, model, x)
+    assert (first.entries, first.exits) == (1, 1)
+    with torch.no_grad(), transform.use({}):
+        state = model(x)[1]
+    second = account(transform, model, (x, state), call=lambda module, given: module(*given))
+    assert (second.entries, second.exits) == (1, 1)
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_states_that_are_the_result_leave_the_chip(both: bool) -> None:
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = nn.GRU(6, 4, batch_first=True, bidirectional=both)
+
+        def forward(self, x: Tensor) -> Tensor:
+            state: Tensor = self.rnn(x)[1]
+            return state
+
+    found = counted(Last(), torch.randn(B, T, 6))
+    assert (found.entries, found.exits) == (1, 1)
+
+
+def test_what_a_part_of_a_model_gives_back_leaves_the_chip_too() -> None:
+    model, x = nn.ModuleDict({"encoder": nn.Linear(8, 5), "head": nn.Linear(5, 3)}), torch.randn(B, T, 8)
+    transform = Nna("mixed-8-16")
+
+    def call(module: Any, value: Tensor) -> Tensor:
+        result: Tensor = module["head"](module["encoder"](value))
+        return result
+
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = model
+
+        def forward(self, value: Tensor) -> Tensor:
+            return call(self.parts, value)
+
+    whole = Whole().eval()
+    transform.attach(whole, iter([x]))
+    parts = account(transform, whole, x, call=lambda module, value: call(module.parts, value))
+    assert parts.cost == account(transform, whole, x).cost
+    assert (parts.entries, parts.exits) == (1, 1)
 
 
 def test_a_table_weight_is_counted_by_its_indices_and_its_table() -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from slt_nna.cost import listening
+from slt_nna.cost import evaluating, listening
 from slt_nna.events import ENTER, LEAVE, Event
 from sltcore.errors import PluginError, ShapeError
 
@@ -115,12 +115,8 @@ def audit(
     if not inputs:
         raise PluginError("an audit needs at least one input to run the model on; give recordings")
     bench = _Bench(transform, module, call)
-    was_training = module.training
-    module.eval()
-    try:
+    with evaluating(module):
         return _measured(bench, inputs, each=each, progress=progress)
-    finally:
-        module.train(was_training)
 
 
 def _measured(bench: _Bench, inputs: Sequence[Any], *, each: bool, progress: Progress | None) -> Audit:

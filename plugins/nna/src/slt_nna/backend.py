@@ -121,6 +121,9 @@ class Backend(Protocol):
     def exclude(self, a: Tensor, ga: Grid, mask: Tensor) -> Tensor:
         """`a` with the entries where `mask` (bool, broadcast against `a`) is true excluded."""
 
+    def settle(self, a: Tensor, ga: Grid) -> Tensor:
+        """`a` with the least code, or the least number, in the place of excluded entries."""
+
     def fill(self, a: Tensor, ga: Grid, mask: Tensor, value: float) -> Tensor:
         """`a` with the entries where `mask` (bool, broadcast) is true set to `value`, entered onto the grid of `a`."""
 

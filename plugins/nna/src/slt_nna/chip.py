@@ -183,7 +183,8 @@ def chip_names() -> tuple[str, ...]:
 def load_chip(source: str | Path | Mapping[str, Any] | Chip) -> Chip:
     """The chip of a shipped name, of a YAML or JSON file, or of a mapping.
 
-    A text that ends in .yaml, .yml or .json, or has a slash, is a file; any other is a name.
+    A text that ends in .yaml, .yml or .json, or has a slash, is a file; any other is a name. A file may begin with
+    `kind: chip`, by which `slt check` knows it.
 
     **Raises** `SpecError` when no chip has the name, when the file is missing or is not YAML, and for every field that
     is unknown, out of range, or does not fit another: one line each, with file, line, column and the field's path.
@@ -195,7 +196,7 @@ def load_chip(source: str | Path | Mapping[str, Any] | Chip) -> Chip:
         return source
     if isinstance(source, Mapping):
         return _checked(Document(dict(source), {}, "chip"))
-    if isinstance(source, str) and not ("/" in source or "\\" in source or source.endswith((".yaml", ".yml", ".json"))):
+    if isinstance(source, str) and not is_file(source):
         if source not in chip_names():
             raise SpecError(
                 f"no chip is named {shown(source)}; shipped: {', '.join(chip_names())}; "
@@ -203,6 +204,19 @@ def load_chip(source: str | Path | Mapping[str, Any] | Chip) -> Chip:
             )
         source = chip_file(source)
     return _checked(_read(Path(source)))
+
+
+def is_file(source: str | Path) -> bool:
+    """Whether a text means a file, and no shipped chip."""
+    return isinstance(source, Path) or "/" in source or "\\" in source or source.endswith((".yaml", ".yml", ".json"))
+
+
+def check_file(path: Path) -> None:
+    """What `slt check` does with a file that begins with `kind: chip`.
+
+    **Raises** `SpecError` with one line for each problem.
+    """
+    _checked(_read(path))
 
 
 def chip_file(name: str) -> Path:
@@ -225,8 +239,11 @@ def _read(path: Path) -> Document:
 def _checked(document: Document) -> Chip:
     if not isinstance(document.data, dict):
         raise SpecError(f"{document.name}:1:1: expected the fields of a chip, got {shown(document.data)}")
+    fields = {name: value for name, value in document.data.items() if name != "kind"}
+    if document.data.get("kind", "chip") != "chip":
+        raise _error([Problem(("kind",), f"expected chip, got {shown(document.data['kind'])}")], document)
     try:
-        return Chip.model_validate(document.data)
+        return Chip.model_validate(fields)
     except ValidationError as error:
         cause = (error.errors()[0].get("ctx") or {}).get("error")
         found = (
@@ -234,7 +251,7 @@ def _checked(document: Document) -> Chip:
             if isinstance(cause, _Conflict)
             else [
                 Problem(each.path, each.message.replace(" (slt explain chip)", ""))
-                for each in problems_of(error, Chip, data=document.data)
+                for each in problems_of(error, Chip, data=fields)
             ]
         )
         raise _error(found, document) from None

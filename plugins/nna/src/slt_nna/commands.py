@@ -77,7 +77,7 @@ def show_chip(chip: ChipArgument) -> None:
     from slt_nna.chip import load_chip
     from sltcore.spec.document import dump_document
 
-    Console().result(dump_document(load_chip(chip).model_dump(mode="json")))
+    Console().result(dump_document({"kind": "chip", **load_chip(chip).model_dump(mode="json")}))
 
 
 @app.command("audit")

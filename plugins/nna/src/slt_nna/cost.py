@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+from slt_nna.chip import Operator
 from slt_nna.events import ENTER, LEAVE, Event
 from sltcore.errors import PluginError
 from sltcore.interfaces import Cost
@@ -51,7 +52,8 @@ class Site:
 
 @dataclass
 class Account:
-    """The cost of one call, operator by operator; `audio_s` is the sound that the call worked on, where it is known.
+    """The cost of one call, operator by operator; `audio_s` is the sound that the call worked on, where it is known, and
+    `uncounted` are the functions on the host of which it is not known whether they hold products.
 
     Times are those of the latency model, whose assumptions `assumptions` prints; nothing was measured.
     """
@@ -62,6 +64,7 @@ class Account:
     entries: int = 0
     exits: int = 0
     bytes_crossing: float = 0.0
+    uncounted: list[str] = field(default_factory=list)
 
     @property
     def macs(self) -> int:
@@ -115,6 +118,10 @@ class Account:
     def assumptions(self) -> list[str]:
         """What the latency model takes for granted, one sentence each, with the chip's figures."""
         speed = self.chip.speed
+        unknown = (
+            "there is one operation for each number that these host functions give, and no products in them: "
+            f"{', '.join(self.uncounted)}"
+        )
         return [
             f"an operator on the chip takes the longer of its multiply-accumulates and operations at "
             f"{speed.macs_per_cycle:g} a cycle and {speed.clock_hz / 1e6:g} MHz, and its bytes at "
@@ -126,6 +133,7 @@ class Account:
             f"{speed.bytes_per_s / 1e9:g} GB/s",
             "multipliers and memory always run at their full rates, which real ones do not; operators, host and hand-overs "
             "do not overlap, though a device may let them: so the times are no bound, neither from above nor from below",
+            *([unknown] if self.uncounted else []),
         ]
 
     def to_dict(self) -> dict[str, Any]:
@@ -158,6 +166,7 @@ class Counter:
     def __init__(self, chip: Chip, audio_s: float | None = None) -> None:
         self.account = Account(chip, audio_s)
         self._sites: dict[tuple[str, str, bool], Site] = {}
+        self._left: list[Any] = []
 
     def __call__(self, event: Event) -> None:
         """Count one event."""
@@ -169,6 +178,10 @@ class Counter:
             self._sites[key] = Site(*key)
             self.account.sites.append(self._sites[key])
         _add(self._sites[key], event, self.account.chip)
+        unknown = self.account.uncounted
+        if not event.on_chip and "macs" not in event.options and event.operator not in (*get_args(Operator), *unknown):
+            unknown.append(event.operator)
+            unknown.sort()
 
     def _cross(self, event: Event) -> None:
         value = (event.outputs or event.inputs)[0]
@@ -178,6 +191,22 @@ class Counter:
             self.account.entries += 1
         else:
             self.account.exits += 1
+            self._left += event.inputs
+
+    def handed_out(self, output: Any) -> None:
+        """What a call gives back leaves the chip, whoever it was that was called; recurrent states stay, unless there is
+        nothing else."""
+        from slt_nna.dispatch.dispatcher import FLOAT, gather
+        from slt_nna.tags import KEPT, tag_of
+
+        values: list[Any] = []
+        gather(output, values)
+        tagged = [(value, tag) for value, tag in zip(values, map(tag_of, values), strict=True) if tag is not None]
+        kept = [(value, tag, getattr(value, KEPT)) for value, tag in tagged if hasattr(value, KEPT)]
+        others = [(value, tag, tag.grid.bits) for value, tag in tagged if tag.grid and not hasattr(value, KEPT)]
+        for value, tag, bits in others or kept:
+            if all(value is not each for each in self._left):
+                self(Event(LEAVE, tag.site, True, (value,), (value,), (bits, FLOAT)))
 
 
 def account(
@@ -199,13 +228,8 @@ def account(
     from slt_nna.singles import called
 
     counter = Counter(transform.chip, audio_s)
-    was_training = module.training
-    module.eval()
-    try:
-        with torch.no_grad(), listening(transform, counter), transform.use({}):
-            (call or called)(module, example)
-    finally:
-        module.train(was_training)
+    with evaluating(module), torch.no_grad(), listening(transform, counter), transform.use({}):
+        counter.handed_out((call or called)(module, example))
     if not counter.account.sites:
         raise PluginError(
             f"no operator of {type(module).__name__} was seen by the chip '{transform.chip.name}'; give the model that "
@@ -222,6 +246,18 @@ def cost(transform: Any, module: Any, example: Any) -> Cost:
 
 
 @contextmanager
+def evaluating(module: Any) -> Iterator[None]:
+    """A block in which all modules of a model are in evaluation; behind it each is what it was."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+@contextmanager
 def listening(transform: Any, listener: Callable[[Event], None]) -> Iterator[None]:
     """Let `listener` hear every event of an attached `Nna` for a while."""
     transform.listeners.append(listener)
@@ -235,11 +271,14 @@ def macs_of(event: Event) -> int:
     """Multiply-accumulates of an operator: of dot products alone, n of them for n products.
 
     linear: positions x inputs x outputs; convolution: outputs x kernel x input channels of a group; matmul: outputs x
-    contracted length; LSTM and GRU: frames x all kernels (a projection included). Others: none.
+    contracted length; LSTM and GRU: frames x all kernels (a projection included). On the host those of
+    `slt_nna.host_products`. Others: none.
     """
+    if "macs" in event.options:
+        return int(event.options["macs"])
     if event.operator == "matmul":
         return math.prod(event.outputs[0].shape) * int(event.inputs[0].shape[-1])
-    if event.operator in ("linear", "convolution"):
+    if event.operator in ("linear", "convolution") and event.weights:
         shape = event.weights[0].value.shape
         return math.prod(event.outputs[0].shape) * math.prod(shape[1:])
     if event.operator in ("lstm", "gru"):

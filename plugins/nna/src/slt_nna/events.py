@@ -24,7 +24,8 @@ class Event(NamedTuple):
       direction; scaled dot-product attention is matmul, softmax, matmul.
     - `bits`: word sizes of the inputs, then of the outputs, 32 for float.
     - `weights`: of a linear, convolution, embedding, LSTM or GRU: the kernels, without biases, norms' gains included.
-    - `options`: the keyword arguments that shapes do not show, such as `groups`.
+    - `options`: the keyword arguments that shapes do not show, such as `groups`; on the host `macs`, the
+      multiply-accumulates of the call, where they are known.
     """
 
     operator: str

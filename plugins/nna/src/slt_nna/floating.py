@@ -101,6 +101,12 @@ class Floating:
     def exclude(self, a: Tensor, ga: Grid, mask: Tensor) -> Tensor:
         return a.masked_fill(mask, -torch.inf)
 
+    def settle(self, a: Tensor, ga: Grid) -> Tensor:
+        hidden = a == -torch.inf
+        if ga.scale > 0:
+            return a.masked_fill(hidden, ga.least * ga.scale)
+        return a.masked_fill(hidden, -float(a.detach().masked_fill(hidden, 0.0).abs().amax()) if a.numel() else 0.0)
+
     def fill(self, a: Tensor, ga: Grid, mask: Tensor, value: float) -> Tensor:
         return a.masked_fill(mask, value)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from sltcore.errors import PluginError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -12,6 +14,10 @@ if TYPE_CHECKING:
 
 MAX_SHIFT = 62
 LEAST_SCALE = 2.0**-60  # of a tensor whose values are all (nearly) zero: products of two scales stay normal float64
+
+
+class NotFiniteError(PluginError):
+    """A value that has no code; the interception says where it is."""
 
 
 class Grid(NamedTuple):
@@ -71,7 +77,12 @@ def multiplier(ratio: float, bits: int) -> tuple[int, int]:
 
 
 def weight_scale(chip: Chip, largest: float, bits: int) -> float:
-    """The scale of symmetric codes of `bits` bits for a constant tensor whose largest magnitude is `largest`."""
+    """The scale of symmetric codes of `bits` bits for a constant tensor whose largest magnitude is `largest`.
+
+    **Raises** `NotFiniteError` for nan and inf.
+    """
+    if not math.isfinite(largest):
+        raise NotFiniteError(f"a weight or constant is {largest}")
     return snap_up(largest / ((1 << (bits - 1)) - 1), chip.scales)
 
 

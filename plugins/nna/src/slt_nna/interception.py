@@ -16,7 +16,10 @@ from slt_nna.dispatch.arrangement import assigned, shape
 from slt_nna.dispatch.dispatcher import Dispatcher, changes, gather, rebuilt, settled
 from slt_nna.dispatch.table import OPERATORS, handlers, queries
 from slt_nna.events import LEAVE, Event
-from slt_nna.tags import DATA, put, tag_of
+from slt_nna.grid import NotFiniteError
+from slt_nna.host_products import work
+from slt_nna.recomputation import follow, recomputing, refuse_reentrant
+from slt_nna.tags import DATA, KEPT, put, tag_of
 from sltcore.errors import PluginError
 
 __all__ = ["Backend", "Entrance", "Interception", "Kernels", "RecurrentGrids", "Weight", "unhook"]
@@ -55,18 +58,26 @@ class Interception(TorchFunctionMode):
     ) -> Any:
         """One torch function: to its handler, past it, or to the host."""
         given = {} if kwargs is None else kwargs
-        backwards = torch._C._current_graph_task_id() != -1
-        if _ACTIVE.current is not self or func in _QUERIES or backwards:
+        if _ACTIVE.current is not self or func in _QUERIES:
             return func(*args, **given)
+        if (
+            torch._C._current_graph_task_id() != -1
+        ):  # backwards: functions of gradients, or a checkpoint's forward again
+            if not recomputing():
+                return func(*args, **given)
+        elif torch.is_grad_enabled():
+            follow(self)
         handler = _HANDLERS.get(func)
         if self.dispatcher.moved:
             args, given = settled(args), settled(given)
         if handler is None:
             return self._other(func, args, given)
         if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
-            with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-                return self._handled(handler, func, args, given)
-        return self._handled(handler, func, args, given)
+            with self.dispatcher.autocast.suspended():
+                result = self._handled(handler, func, args, given)
+        else:
+            result = self._handled(handler, func, args, given)
+        return self._other(func, args, given) if result is NotImplemented else result
 
     def _handled(
         self, handler: Callable[..., Any], func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -75,11 +86,18 @@ class Interception(TorchFunctionMode):
         target = kwargs.get("out")
         if target is None and (kwargs.get("inplace") or (changes(func) and handler is not assigned)):
             target = args[0] if args else named.get("input")
-            if handler is shape:  # squeeze_ and the like
+            tag = tag_of(target)
+            if handler is shape and tag is not None and tag.grid is not None:  # squeeze_ and the like
                 func = getattr(torch.Tensor, func.__name__[:-1])
-        result = handler(self.dispatcher, func, *args, **named)
+        try:
+            result = handler(self.dispatcher, func, *args, **named)
+        except NotFiniteError as error:
+            raise PluginError(
+                f"nna: {error} at '{self.dispatcher.backend.site}', and no code stands for it; look for what diverged: a "
+                "learning rate that is too large, or log(0) in an input"
+            ) from None
         if result is NotImplemented:
-            return self._other(func, args, kwargs)
+            return result
         return result if not isinstance(target, Tensor) else self.dispatcher.replaced(target, result)
 
     def _other(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -92,14 +110,14 @@ class Interception(TorchFunctionMode):
             return self.dispatcher.host(func, args, kwargs, operator=self._operator(func))
         result = func(*args, **kwargs)
         if self.dispatcher.listeners:
-            self._told(func, found, result)
+            self._told(func, found, result, work(func, args, kwargs, result))
         return result
 
     def _operator(self, func: Callable[..., Any]) -> str | None:
         handler = _HANDLERS.get(func)
         return None if handler is None else OPERATORS.get(handler)
 
-    def _told(self, func: Callable[..., Any], inputs: list[Tensor], result: Any) -> None:
+    def _told(self, func: Callable[..., Any], inputs: list[Tensor], result: Any, options: Mapping[str, Any]) -> None:
         """Work in float on the call's inputs that never was near the chip, such as a front end."""
         outputs: list[Tensor] = []
         gather(result, outputs)
@@ -113,7 +131,7 @@ class Interception(TorchFunctionMode):
         if _HANDLERS.get(func) is shape or name in ("get", "set"):
             return
         bits = (32,) * (len(inputs) + len(outputs))
-        self.dispatcher.tell(Event(name, name, False, tuple(inputs), tuple(outputs), bits))
+        self.dispatcher.tell(Event(name, name, False, tuple(inputs), tuple(outputs), bits, (), options))
 
 
 _HANDLERS = handlers()
@@ -193,12 +211,12 @@ class Entrance:
             output = settled(output)
         if self.convert and self._depths.depth == 1:
             return self._converted(output)
-        if module is self._root and self.dispatcher.listeners and not self.dispatcher.chip.is_ideal:
+        if module is self._root and self.dispatcher.listeners:
             found: list[Tensor] = []
             gather(output, found)
             for value in found:
                 tag = tag_of(value)
-                if tag is not None and tag.grid is not None:
+                if tag is not None and tag.grid is not None and not hasattr(value, KEPT):
                     self.dispatcher.tell(Event(LEAVE, tag.site, True, (value,), (value,), (tag.grid.bits, 32)))
         return output
 
@@ -230,6 +248,7 @@ class _Before:
         entrance = self.entrance
         if not entrance.enabled():
             return
+        refuse_reentrant(self.name)
         names = entrance.dispatcher.names
         if not names.knows(module):
             names.learn(module, self.name)
@@ -237,12 +256,19 @@ class _Before:
             _known((args, kwargs))
         names.running.append(module)
         entrance.push()
-        if module.training and "running_mean" in module._buffers:
+        if module.training and "running_mean" in module._buffers and self._on_chip():
             module.training = False  # the chip folds running statistics into the layer, in training as in evaluation
             entrance.frozen.append(module)
 
+    def _on_chip(self) -> bool:
+        """Whether the chip computes this batch norm; in float it learns its statistics as ever."""
+        return self.entrance.dispatcher.runs("batch_norm", self.name or "model")
+
     def __deepcopy__(self, memo: Any) -> _Before:
         return self
+
+    def __reduce__(self) -> Any:
+        raise _pickled()
 
 
 class _After:
@@ -265,6 +291,16 @@ class _After:
 
     def __deepcopy__(self, memo: Any) -> _After:
         return self
+
+    def __reduce__(self) -> Any:
+        raise _pickled()
+
+
+def _pickled() -> PluginError:
+    return PluginError(
+        "nna: a model on a chip cannot be pickled, since the chip is no part of it; save model.state_dict() and the chip's "
+        "state(), or a bundle, or detach the chip first"
+    )
 
 
 def _known(inputs: Any) -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from slt_nna.dispatch.dispatcher import Dispatcher
+from slt_nna.dispatch.dispatcher import Dispatcher, Listener
+from slt_nna.duplicate import duplicate
 from slt_nna.integer import Reference
 from slt_nna.interception import Entrance, unhook
 from sltcore.errors import PluginError
@@ -44,6 +45,11 @@ class Lowered(nn.Module):
     def running(self) -> AbstractContextManager[None]:
         """A block in which everything that is computed with the model's parts runs in integers."""
         return self._entrance.hold()
+
+    @property
+    def listeners(self) -> list[Listener]:
+        """Who hears every operator and crossing, as `Nna.listeners`."""
+        return self._entrance.dispatcher.listeners
 
     def overflows(self) -> dict[str, int]:
         """How often an accumulator was narrowed to another number, by layer, since it was made; none is best."""
@@ -94,10 +100,10 @@ def lower(nna: Nna, module: nn.Module) -> Lowered:
             f"nna: this {type(module).__name__} is no part of the {type(nna.model).__name__} that chip "
             f"'{nna.chip.name}' is attached to; lower the attached model or a module of it"
         )
-    duplicate = copy.deepcopy(module).cpu()
-    unhook(duplicate)
+    own = duplicate(module).cpu()
+    unhook(own)
     names = nna.names  # with the order of parameters when ranges were measured, which a finished quantizer takes away
-    names.learn(duplicate, prefix)
+    names.learn(own, prefix)
     reference = Reference(nna.chip)
     dispatcher = Dispatcher(
         nna.chip,
@@ -108,9 +114,9 @@ def lower(nna: Nna, module: nn.Module) -> Lowered:
         exclude=nna.dispatcher.exclude,
     )
     entrance = Entrance(dispatcher, convert=True)
-    entrance.install(duplicate)
-    names.learn(duplicate, prefix)  # again: the entrance takes it for a whole model
-    return Lowered(duplicate.eval(), entrance, reference)
+    entrance.install(own)
+    names.learn(own, prefix)  # again: the entrance takes it for a whole model
+    return Lowered(own.eval(), entrance, reference)
 
 
 def _check(nna: Nna) -> None:

@@ -17,7 +17,7 @@ DERIVED = "_nna_parameter"
 
 
 class Place(NamedTuple):
-    """A parameter's or buffer's qualified name, and its place among all of the model."""
+    """A parameter's or buffer's qualified name, and the place of its module among all of the model."""
 
     name: str
     order: int
@@ -62,9 +62,9 @@ class Names:
             self._roots = [*(each for each in self._roots if each[0]() is not None), (weakref.ref(model), prefix)]
         for name, module in model.named_modules(prefix=prefix):
             self._modules[id(module)] = (weakref.ref(module), name)
+            self._orders.setdefault(name, len(self._orders))
         for name, value in [*model.named_parameters(prefix), *model.named_buffers(prefix)]:
-            order = self._orders.setdefault(name, len(self._orders))
-            self._places[id(value)] = (weakref.ref(value), Place(name, order))
+            self._places[id(value)] = (weakref.ref(value), self._named(name))
 
     def knows(self, module: Module) -> bool:
         """Whether a module belongs to a model that was taken up."""
@@ -81,7 +81,7 @@ class Names:
             return self._of_module(*origin)
         derived: str | None = getattr(value, DERIVED, None)
         if derived is not None:
-            return Place(derived, self._orders.get(derived, -1))
+            return self._named(derived)
         return self._of_running(value)
 
     def derive(self, value: Tensor, source: Tensor) -> Tensor:
@@ -90,9 +90,12 @@ class Names:
         if place is not None:
             before, parametrized, _ = place.name.partition(".parametrizations.")
             full = f"{before if parametrized else place.name.rpartition('.')[0]}.weight".removeprefix(".")
-            self._orders.setdefault(full, place.order)
             setattr(value, DERIVED, full)
         return value
+
+    def _named(self, name: str) -> Place:
+        """The order is that of the module: it stays when a quantizer packs its parameters away."""
+        return Place(name, self._orders.get(name.rpartition(".")[0], -1))
 
     def _of_module(self, module: Module, own: str) -> Place | None:
         if not self.knows(module):
@@ -104,7 +107,7 @@ class Names:
         if found is None or found[0]() is not module:
             return None
         name = f"{found[1]}.{own}" if found[1] else own
-        return Place(name, self._orders.get(name, -1))
+        return self._named(name)
 
     def _of_running(self, value: Tensor) -> Place | None:
         """Parameters that were put in place of others (functional_call, averaged weights)."""

@@ -68,6 +68,14 @@ class Nna(AcceleratorBackend):
                 )
         self.chip = load_chip(chip)
         self.start = start
+        self._options = {
+            "include": tuple(include),
+            "exclude": tuple(exclude),
+            "range": range,
+            "percent": percent,
+            "table_gradient": table_gradient,
+            "start": start,
+        }
         self.ranges = Ranges(self.chip, rule=range, percent=percent)
         self.names = Names()
         self._floating = Floating(self.chip)
@@ -82,6 +90,11 @@ class Nna(AcceleratorBackend):
         self._early = False
 
     # -- what listens and chooses
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The keyword arguments that it was made with."""
+        return dict(self._options)
 
     @property
     def backend(self) -> Backend:
@@ -157,6 +170,16 @@ class Nna(AcceleratorBackend):
 
         return cost(self, module, example)
 
+    def __reduce__(self) -> Any:
+        """Copies and pickles have the chip, its options and its ranges. **Raises** `PluginError` while attached."""
+        if self.model is not None:
+            raise PluginError(
+                f"nna: chip '{self.chip.name}' is attached to a {type(self.model).__name__}, and a copy of it would be "
+                "attached to nothing; copy the model alone, which stays on this chip, or restore(model, chip.state()) "
+                "into a new Nna"
+            )
+        return _made_again, (self.chip, self._options, dict(self.state()))
+
     # -- inside
 
     def _refuse_second(self) -> None:
@@ -176,6 +199,7 @@ class Nna(AcceleratorBackend):
         model.eval()
         backend = self.backend
         self.ranges.begin()
+        self.dispatcher.forget()
         self.backend = Floating(self.chip, self.ranges.observe)
         seen = 0
         try:
@@ -191,16 +215,23 @@ class Nna(AcceleratorBackend):
         self.ranges.freeze()
         if not seen:
             raise PluginError("nna: the calibration data is empty; give some recordings, or None to calibrate later")
-        if not self.ranges.limits:
+        if not self.dispatcher.used:
             raise PluginError(
                 f"nna: no operator of {type(model).__name__} ran on chip '{self.chip.name}'; its include and exclude "
                 "patterns, or the chip's `host`, leave nothing to it"
             )
+        self.dispatcher.check_patterns(name for name, _ in model.named_modules())
 
     def _enabled(self) -> bool:
         if self.chip.is_ideal and not self.dispatcher.listeners:
             return False
         return not (self._early and self.model is not None and self.model.training)
+
+
+def _made_again(chip: Chip, options: Mapping[str, Any], ranges: Mapping[str, Tensor]) -> Nna:
+    made = Nna(chip, **options)
+    made.ranges.restore(ranges)
+    return made
 
 
 def _emulation(chip: Chip, table_gradient: str) -> Backend:
@@ -211,7 +242,7 @@ def _emulation(chip: Chip, table_gradient: str) -> Backend:
 
 
 def _check(model: nn.Module, chip: Chip) -> None:
-    """**Raises** `PluginError` for a model without parameters or with parameters that are not float32."""
+    """**Raises** `PluginError` for a model without parameters or with parameters that are not float32, or not finite."""
     if chip.is_ideal:
         return
     found = False
@@ -221,6 +252,11 @@ def _check(model: nn.Module, chip: Chip) -> None:
             raise PluginError(
                 f"nna: parameter '{name}' is {str(value.dtype).removeprefix('torch.')}; the chip's arithmetic starts from "
                 "float32, so call model.float() first"
+            )
+        if not bool(value.isfinite().all()):
+            raise PluginError(
+                f"nna: parameter '{name}' holds nan or inf, which no code of chip '{chip.name}' stands for; begin from "
+                "weights before that happened"
             )
     if not found:
         raise PluginError(f"nna: {type(model).__name__} has no parameters, so nothing of it would run on the chip")

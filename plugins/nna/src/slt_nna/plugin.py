@@ -30,4 +30,11 @@ def slt_components() -> Sequence[Component]:
 @hookimpl
 def slt_commands() -> Sequence[Command]:
     """`slt nna`."""
-    return [Command("nna", "slt_nna.commands:app", "chips: what they do to a model, and what it costs on them")]
+    return [
+        Command(
+            "nna",
+            "slt_nna.commands:app",
+            "chips: what they do to a model, and what it costs on them",
+            checks={"chip": "slt_nna.chip:check_file"},
+        )
+    ]

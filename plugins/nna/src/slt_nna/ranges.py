@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
@@ -21,6 +21,8 @@ RangeRule = Literal["max", "percentile", "mse"]
 RANGE_RULES: tuple[RangeRule, ...] = get_args(RangeRule)
 BINS = 2048
 PREFIX = "range."
+GOLDEN = 0.6180339887498949
+"""Of its multiples no two have the same fraction."""
 UNCALIBRATED = "was never calibrated"
 
 
@@ -117,7 +119,7 @@ class Ranges:
         if self.observing:
             if self._bits.setdefault(name, bits) != bits:
                 raise PluginError(f"grid '{name}' is asked for with {bits} and with {self._bits[name]} bits")
-            return Grid(-1.0 - list(self._bits).index(name), bits)
+            return Grid(_stand_in(len(self._bits)), bits)
         if name not in self.limits:
             raise PluginError(
                 f"the range of '{name}' {UNCALIBRATED}: {self._hint(name)}; attach with calibration inputs that take the "
@@ -134,6 +136,11 @@ class Ranges:
         return (
             f"known there: {', '.join(near[:4])}" if near else f"{len(self.limits)} others are known, none of '{first}'"
         )
+
+    @property
+    def asked(self) -> Collection[str]:
+        """The grids that were asked for while observing."""
+        return self._bits.keys()
 
     def observe(self, name: str, values: Tensor) -> None:
         """Count what lies on a grid while observing."""
@@ -195,3 +202,13 @@ class Ranges:
                 raise PluginError(f"nna: {key} is {limit}, expected a number of at least 0; calibrate again")
             limits[key.removeprefix(PREFIX)] = limit
         self.limits, self._grids, self.observing = limits, {}, False
+
+
+def _stand_in(count: int) -> float:
+    """The negative scale of the count-th grid while no scale is known: times a power of two none becomes another, times any
+    other number hardly.
+
+    >>> _stand_in(4) * 0.5 == _stand_in(2)
+    False
+    """
+    return -1.0 - math.fmod(count * GOLDEN, 1.0)

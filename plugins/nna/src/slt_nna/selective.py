@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Only = Callable[[str, str], bool]
 PAIRED = frozenset({"matmul", "add", "multiply", "gate"})
-UNTOUCHED = frozenset({"enter", "leave", "shape", "overwrite"})
+UNTOUCHED = frozenset({"enter", "leave", "shape", "overwrite", "settle"})
 
 
 class Selective:

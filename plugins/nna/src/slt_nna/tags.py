@@ -10,12 +10,13 @@ if TYPE_CHECKING:
     from slt_nna.grid import Grid
 
 MARK = "_nna"
-NOW = "_nna_now"
-"""On a tensor that an in-place function changed in training: the tensor that has its new values."""
-
 DATA = "_nna_data"
 """On float tensors that come from a call's inputs, while somebody listens: what is computed from weights alone is no work
 of a call."""
+
+KEPT = "_nna_kept"
+"""On last states of recurrent layers: the bits of their words. A chip keeps them from call to call, so that they cross
+only when the host computes with them."""
 
 MASK = "_nna_mask"
 """On float host tensors made of bools or integers by a conversion: products with them may be masks."""
@@ -27,17 +28,19 @@ class Tag(NamedTuple):
     - `site`: the weighted operator that it last went through, and behind it, after `|`, the operators without weights;
     - `grid`: the grid of its values; None for a float value on the host, of which only the origin is known;
     - `order`: the place of that weighted operator among the model's parameters: of two operands, the later one names
-      the result, offline and in streaming alike.
+      the result, offline and in streaming alike;
+    - `masked`: whether entries may be excluded from a softmax to come, so that they stand for no number.
     """
 
     site: str
     grid: Grid | None
     order: int
+    masked: bool = False
 
     @property
     def host(self) -> Tag:
         """The same origin, without a grid."""
-        return self if self.grid is None else self._replace(grid=None)
+        return self if self.grid is None else self._replace(grid=None, masked=False)
 
 
 def tag_of(value: Any) -> Tag | None:
@@ -50,12 +53,6 @@ def put(value: Tensor, tag: Tag) -> Tensor:
     """The same tensor, marked."""
     setattr(value, MARK, tag)
     return value
-
-
-def current(value: Tensor) -> Tensor:
-    """What a tensor is after the in-place functions that were called on it."""
-    now: Tensor | None = getattr(value, NOW, None)
-    return value if now is None else current(now)
 
 
 def behind(tag: Tag, operator: str) -> str:

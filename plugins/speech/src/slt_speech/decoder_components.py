@@ -21,6 +21,36 @@ COMPONENTS: tuple[Component, ...] = (
     ),
     Component(
         "decoder",
+        "rnnt",
+        impl="slt_speech.build_rnnt:rnnt",
+        config="slt_speech.config_rnnt:RnntConfig",
+        summary="a transducer: LSTM or stateless prediction, full or pruned loss, greedy or beam search, streams",
+        source="arXiv:1211.3711; arXiv:2406.06220; doi:10.1109/ICASSP40776.2020.9053040",
+        small={
+            "config": {
+                "characters": "abcdefghijklmnopqrstuvwxyz'",
+                "d_prediction": 12,
+                "d_joint": 16,
+                "search": "beam",
+                "boost": {"use": "phrase-boost"},
+            },
+            "contexts": [{}, {"phrases": ["a cat", "zoo"]}],
+        },
+    ),
+    Component(
+        "decoder",
+        "phrase-boost",
+        impl="slt_speech.build_rnnt:phrase_boost",
+        config="slt_speech.config_rnnt:PhraseBoostConfig",
+        summary="phrases to expect, label by label, for the slot boost of a search",
+        source="doi:10.1145/360825.360855",
+        small={
+            "config": {"characters": "abcdefghijklmnopqrstuvwxyz'"},
+            "contexts": [{}, {"phrases": ["two three", {"text": "four", "bonus": 5.0}]}],
+        },
+    ),
+    Component(
+        "decoder",
         "classifier",
         impl=f"{BUILD}:classifier",
         config=f"{CONFIG}:ClassifierConfig",

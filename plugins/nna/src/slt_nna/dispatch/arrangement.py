@@ -9,15 +9,16 @@ import torch
 from torch import Tensor
 
 from slt_nna.dispatch.dispatcher import MASKED, Dispatcher, gather
+from slt_nna.dispatch.in_place import observe, remember
 from slt_nna.grid import Grid
-from slt_nna.tags import MASK, Tag, behind, put, tag_of
+from slt_nna.tags import KEPT, MASK, Tag, behind, put, tag_of
 
 Arrange = Callable[[Sequence[Tensor]], tuple[Any, tuple[Any, ...], dict[str, Any]]]
 
 
 def shape(d: Dispatcher, function: Any, *args: Any, **kwargs: Any) -> Any:
     """reshape, slices, transposes and the like: the first tensor is arranged, others are indices."""
-    value = args[0] if args else next(iter(kwargs.values()), None)
+    value: Any = args[0] if args else next(iter(kwargs.values()), None)
     tag = tag_of(value)
     if tag is None:
         if not getattr(value, MASK, False):
@@ -28,8 +29,11 @@ def shape(d: Dispatcher, function: Any, *args: Any, **kwargs: Any) -> Any:
         return result
     if tag.grid is None:
         result = function(*args, **kwargs)
+        if isinstance(result, Tensor) and hasattr(value, KEPT):
+            setattr(result, KEPT, getattr(value, KEPT))
     else:
         result = d.backend.shape(function, args, kwargs)
+        remember(result, value)
     _mark(result, tag)
     return result
 
@@ -99,12 +103,17 @@ def joined(d: Dispatcher, tensors: Sequence[Tensor], arrange: Arrange) -> Any:
             value = d.enter_on(value, f"{first.site}:joined", grids[0])[0]
             put(value, first)
         parts.append(value)
+    masked = any(tag.masked for tag in map(tag_of, parts) if tag is not None)
     alike = all(grid == grids[0] for grid in grids)
     one = len({tag.site for tag in map(tag_of, tensors) if tag is not None}) == 1
     site = lead.site if one else behind(lead, "concatenate")
     if alike:
         function, args, kwargs = arrange(parts)
-        return put(d.backend.shape(function, args, kwargs), Tag(site, grids[0], lead.order))
+        result = d.backend.shape(function, args, kwargs)
+        if d.ranges.observing and not one and d.chip.scales == "free":
+            d.grid(site, d.chip.words.activation)  # products of free scales may be equal by their rounding, or just not
+            d.ranges.observe(site, result)
+        return put(result, Tag(site, grids[0], lead.order, masked))
     site = behind(lead, "concatenate")
     if not d.runs("concatenate", site):
         function, args, kwargs = arrange(parts)
@@ -113,29 +122,37 @@ def joined(d: Dispatcher, tensors: Sequence[Tensor], arrange: Arrange) -> Any:
     backend = d.begin("concatenate", site)
     inputs = [(part, _grid(part) or grids[0]) for part in parts]
     function, args, kwargs = arrange([backend.requantize(part, grid, out) for part, grid in inputs])
-    return d.result(backend.shape(function, args, kwargs), "concatenate", site, out, lead.order, inputs)
+    result = d.result(backend.shape(function, args, kwargs), "concatenate", site, out, lead.order, inputs)
+    return put(result, Tag(site, out, lead.order, masked))
 
 
 def assigned(d: Dispatcher, function: Any, target: Tensor, index: Any, value: Any) -> Any:
     """`target[index] = value` for a target on the chip: the value comes to the target's grid."""
-    tag = tag_of(target)
-    if tag is None or tag.grid is None:
+    tag, grid = tag_of(target), _grid(target)
+    if tag is None or grid is None:
         return NotImplemented
-    if not isinstance(value, Tensor):
-        if value <= MASKED and isinstance(index, Tensor) and index.dtype == torch.bool and index.shape == target.shape:
-            d.replaced(target, put(d.begin("softmax", tag.site).exclude(target, tag.grid, index), tag))
-            return None
+    number = not isinstance(value, Tensor)
+    if number:
         value = torch.tensor(float(value), device=target.device)
-        value = put(d.enter_on(value, tag.site, tag.grid, silent=True)[0], tag)
-    own = _grid(value)
+    own, hidden = _grid(value), None
     if own is None:
-        value = d.enter_on(value.float(), tag.site, tag.grid)[0]
-    elif own != tag.grid:
-        value = d.begin("concatenate", tag.site).requantize(value, own, tag.grid)
+        low = value <= MASKED
+        if bool(low.any()):  # excluded, as masked_fill would
+            hidden = torch.zeros(target.shape, dtype=torch.bool, device=target.device)
+            hidden[index] = low
+            value = value.masked_fill(low, 0.0)
+        observe(d, tag, value)
+        value = d.enter_on(value.float(), tag.site, grid, silent=number)[0]
+    elif own != grid:
+        observe(d, tag, value)
+        value = d.begin("concatenate", tag.site).requantize(value, own, grid)
     changed = target
     if torch.is_grad_enabled():
         changed = put(d.backend.shape(torch.clone, (target,), {}), tag)
     d.backend.shape(function, (changed, index, value), {})
+    if hidden is not None:
+        tag = tag._replace(masked=True)
+        changed = put(d.begin("softmax", tag.site).exclude(changed, grid, hidden), tag)
     d.replaced(target, changed)
     return None
 

@@ -17,9 +17,9 @@ from slt_nna.names import rows
 from slt_nna.tags import Tag, behind, put, tag_of
 
 
-def matmul(d: Dispatcher, function: Any, input: Any, other: Any) -> Any:
-    """matmul, bmm, mm."""
-    return product(d, input, other)
+def matmul(d: Dispatcher, function: Any, input: Any, other: Any = None, *, mat2: Any = None) -> Any:
+    """matmul, bmm, mm; the latter two call their second operand `mat2`."""
+    return product(d, input, mat2 if other is None else other)
 
 
 def product(

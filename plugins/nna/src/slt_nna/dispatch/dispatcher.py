@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import fnmatch
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,13 @@ import torch
 from torch import Tensor
 
 from slt_nna.backend import Weight
+from slt_nna.dispatch.autocast import Autocast
+from slt_nna.dispatch.in_place import MARKS, current, observe, replaced
 from slt_nna.events import ENTER, LEAVE, Event
-from slt_nna.grid import Grid
-from slt_nna.tags import NOW, Tag, behind, current, put, tag_of
+from slt_nna.grid import Grid, NotFiniteError, grid_of
+from slt_nna.host_products import work
+from slt_nna.tags import KEPT, Tag, behind, put, tag_of
+from sltcore.errors import PluginError, did_you_mean
 from sltcore.table_weights import origin_of, table_weight
 
 if TYPE_CHECKING:
@@ -54,6 +59,7 @@ class Dispatcher:
         self.exclude = tuple(exclude)
         self.listeners: list[Listener] = []
         self.moved = False  # whether a tensor was ever changed in place while gradients were kept
+        self.autocast = Autocast()
         self.tables = False  # whether weights come with their codebooks even when nobody listens
         self.table: Mapping[Any, Any] = {}
         self._placed: dict[tuple[str, str], bool] = {}
@@ -71,6 +77,30 @@ class Dispatcher:
             )
             self._placed[operator, site] = found
         return found
+
+    @property
+    def used(self) -> bool:
+        """Whether an operator ran on the chip since `forget`."""
+        return any(self._placed.values())
+
+    def forget(self) -> None:
+        """Forget which operators there were."""
+        self._placed.clear()
+
+    def check_patterns(self, modules: Iterable[str]) -> None:
+        """**Raises** `PluginError` for an `include` or `exclude` pattern that matches none of the modules, and no site of
+        an operator that ran."""
+        names = dict.fromkeys(modules)
+        names.update(dict.fromkeys(each for _, site in self._placed for each in _names(site)))
+        names.pop("", None)
+        for option, patterns in (("include", self.include), ("exclude", self.exclude)):
+            for pattern in patterns:
+                if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+                    shown = ", ".join(list(names)[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+                    raise PluginError(
+                        f"nna: {option}: the pattern '{pattern}' matches no module and no operator's site; there are "
+                        f"{shown}.{did_you_mean(pattern, list(names))}"
+                    )
 
     def output_bits(self, site: str) -> int:
         """The word of what a layer with weights hands on."""
@@ -117,11 +147,13 @@ class Dispatcher:
         """A host tensor on a given grid; `silent` for what a chip would have kept (recurrent states)."""
         backend = self.backend
         before, backend.site = backend.site, name
+        if torch.is_grad_enabled() and not silent:
+            _check_finite(value)
         result = backend.enter(value, grid)
         backend.site = before
         if result is value:
             result = value.view_as(value)
-        if self.listeners and not silent and not self.chip.is_ideal:
+        if self.listeners and not silent and not hasattr(value, KEPT):
             self.tell(Event(ENTER, name, True, (value,), (result,), (FLOAT, grid.bits)))
         return result, grid
 
@@ -130,7 +162,7 @@ class Dispatcher:
         if tag.grid is None:
             return value
         result = self.backend.leave(value, tag.grid)
-        if self.listeners and not silent and not self.chip.is_ideal:
+        if self.listeners and not silent:
             self.tell(Event(LEAVE, tag.site, True, (value,), (result,), (tag.grid.bits, FLOAT)))
         return result
 
@@ -138,8 +170,14 @@ class Dispatcher:
         """A tensor of the chip as it is, another one entered."""
         tag = tag_of(value)
         if tag is not None and tag.grid is not None:
-            return value, tag.grid
+            return self.settled(value, tag), tag.grid
         return self.enter(value, name, bits)
+
+    def settled(self, value: Tensor, tag: Tag) -> Tensor:
+        """A chip tensor for an operator that computes with every entry: excluded ones take the least code."""
+        if not tag.masked or tag.grid is None:
+            return value
+        return put(self.backend.settle(value, tag.grid), tag._replace(masked=False))
 
     # -- results
 
@@ -207,13 +245,25 @@ class Dispatcher:
         if order is None:
             order = -1 if lead is None else lead.order
         if lead is None and not weights:
-            return function(*args, **kwargs)
+            with self.autocast.resumed():
+                return function(*args, **kwargs)
+        out = kwargs.get("out")
+        if isinstance(out, Tensor) and grid_of(out) is not None:
+            rest = {key: value for key, value in kwargs.items() if key != "out"}
+            result = self.host(function, args, rest, operator=operator, site=site, order=order, weights=weights)
+            return self.replaced(out, result)
         inputs = tuple(each for each in found if each.is_floating_point() and not isinstance(each, torch.nn.Parameter))
+        if self.listeners:
+            self._fetched(found)
         target = args[0] if args and changes(function) and isinstance(args[0], Tensor) else None
         left = self.left(args)
-        if target is not None and torch.is_grad_enabled() and tag_of(target) is not None:
-            left = (left[0].clone(), *left[1:]) if left[0].requires_grad else left
-        result = function(*left, **self.left(dict(kwargs)))
+        own = None if target is None else tag_of(target)
+        if (
+            own is not None and own.grid is not None
+        ):  # what is on the chip is changed by what comes back, not by the host
+            left = (left[0].clone(), *left[1:])
+        with self.autocast.resumed():
+            result = function(*left, **self.left(dict(kwargs)))
         if target is not None:
             target = self._changed(target, left[0], site, order)
         outputs: list[Tensor] = []
@@ -224,8 +274,19 @@ class Dispatcher:
                 put(each, Tag(site, None, order))
         if self.listeners and outputs:
             bits = (FLOAT,) * (len(inputs) + len(outputs))
-            self.tell(Event(name, site, False, inputs, tuple(outputs), bits, weights))
+            self.tell(
+                Event(name, site, False, inputs, tuple(outputs), bits, weights, work(function, args, kwargs, result))
+            )
         return target if target is not None and result is not None else result
+
+    def _fetched(self, values: Iterable[Tensor]) -> None:
+        """Last states that a chip keeps as words of several grids, which the host reads now."""
+        for value in values:
+            bits: int | None = getattr(value, KEPT, None)
+            tag = tag_of(value)
+            if bits is not None and tag is not None and tag.grid is None:
+                self.tell(Event(LEAVE, tag.site, True, (value,), (value,), (bits, FLOAT)))
+                delattr(value, KEPT)
 
     def left(self, value: Any) -> Any:
         """The same structure with every chip tensor in float on the host."""
@@ -237,33 +298,32 @@ class Dispatcher:
     # -- in place
 
     def replaced(self, target: Tensor, result: Tensor) -> Tensor:
-        """What `target` is from now on: an in-place function, or one with `out=`, made `result` of it.
-
-        Without gradients `target` gets the values too, for whoever sees it through a view, though what it is a view of
-        keeps its own grid. With them nothing is overwritten; every later use finds the result.
-        """
-        tag, own = tag_of(result), tag_of(target)
-        if result is target:
-            return target
-        if not torch.is_grad_enabled() and tag is not None and target.shape == result.shape:
-            home = own is None or own.grid is None
-            if tag.grid is not None:
-                self.backend.overwrite(target, result, tag.grid)
-                if not home:
-                    return put(target, tag)
-            elif home:
-                target.copy_(result)
-        setattr(target, NOW, result)
-        self.moved = True
-        return result
+        """What `target` is from now on: an in-place function, or one with `out=`, made `result` of it."""
+        return replaced(self, target, result)
 
     def _changed(self, target: Tensor, left: Tensor, site: str, order: int) -> Tensor:
         """`target`, or its float form, was changed in place on the host: what was on the chip goes back to its grid."""
         tag = tag_of(target)
         if tag is None or tag.grid is None:
             return put(target, Tag(site, None, order))
-        value, _ = self.enter_on(left, tag.site, tag.grid)
+        observe(self, tag, left)
+        hidden = left.detach() == -math.inf if tag.masked else None
+        value, _ = self.enter_on(left if hidden is None else left.masked_fill(hidden, 0.0), tag.site, tag.grid)
+        if hidden is not None:
+            value = self.backend.exclude(value, tag.grid, hidden)
         return self.replaced(target, put(value, tag))
+
+
+def _check_finite(value: Tensor) -> None:
+    """In training what has no code must show: the chip would make 0 of nan and its largest number of inf, and go on.
+
+    **Raises** `NotFiniteError`. It looks once at what comes from the host, not at every layer: on the chip nothing else arises.
+    """
+    if not value.numel():
+        return
+    low, high = (float(each) for each in torch.aminmax(value.detach()))
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise NotFiniteError(f"a value from the host is {low if not math.isfinite(low) else high}")
 
 
 def gather(value: Any, found: list[Tensor]) -> None:
@@ -300,8 +360,12 @@ def settled(value: Any) -> Any:
     if isinstance(value, tuple | list | dict):
         found: list[Tensor] = []
         gather(value, found)
-        return rebuilt(value, settled) if any(hasattr(each, NOW) for each in found) else value
+        return rebuilt(value, settled) if any(_moved(each) for each in found) else value
     return value
+
+
+def _moved(value: Tensor) -> bool:
+    return any(hasattr(value, mark) for mark in MARKS)
 
 
 def changes(function: Any) -> bool:

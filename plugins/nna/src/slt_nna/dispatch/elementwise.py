@@ -10,8 +10,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from slt_nna.dispatch.dispatcher import MASKED, Dispatcher
+from slt_nna.dispatch.in_place import remember
+from slt_nna.dispatch.masks import kept, mask_of, summed
 from slt_nna.grid import Grid, relabels
-from slt_nna.tags import MASK, Tag, behind, put, tag_of
+from slt_nna.tags import Tag, behind, put, tag_of
+
+MOST_DROPPED_BITS = 4
+"""Most bits that dropout adds to a word in training; what is larger by more is clipped."""
 
 
 class Binary(NamedTuple):
@@ -51,11 +56,16 @@ def _sum(d: Dispatcher, a: Any, b: Any, alpha: Any, sign: int) -> Any:
         return _same(d, a)
     if _number(d, a) == 0.0 and sign == 1:
         return _same(d, b)
-    if sign == 1:
-        for chip, host in ((a, b), (b, a)):
-            mask = _exclusion(d, host) if _grid(chip) else None
-            if mask is not None:
-                return _renamed(d, excluded(d, chip, mask), "add", d.chip.words.residual)
+    for index, part in enumerate((1, sign)):
+        chip, host = (b, a) if index == 0 else (a, b)
+        mask = mask_of(d, host, part) if _grid(chip) else None
+        if mask is None:
+            continue
+        if mask.pure and (sign == 1 or index == 1) and not summed(d, chip, index):
+            return excluded(d, chip, mask.low)
+        if bool(mask.low.any()):
+            chip, host = excluded(d, chip, mask.low), mask.rest
+            a, b = (host, chip) if index == 0 else (chip, host)
     found = _operands(d, "add", a, b)
     if found is None:
         return NotImplemented
@@ -74,7 +84,7 @@ def multiply(d: Dispatcher, function: Any, input: Any, other: Any) -> Any:
         factor = _number(d, host)
         if factor is not None:
             return scaled(d, chip, factor)
-        mask = _kept(d, host)
+        mask = kept(d, host)
         if mask is not None and _fits(chip, mask):
             return _renamed(d, _filled(d, chip, ~mask, 0.0), "multiply", d.chip.words.activation)
         if isinstance(host, Tensor) and host.dtype == torch.bool:
@@ -109,10 +119,11 @@ def scaled(d: Dispatcher, x: Tensor, factor: float) -> Any:
         if factor < 0:
             x = backend.negate(x, grid)
         value, grid = backend.relabel(x, grid, abs(factor)) if factor != -1.0 else (x, grid)
-        return put(value, Tag(site, grid, tag.order))
+        return put(value, tag._replace(site=site, grid=grid))
     out = d.grid(site, d.chip.words.activation)
     value = backend.scale(x, grid, factor, out)
-    return d.result(value, "multiply", site, out, tag.order, ((x, grid),))
+    d.result(value, "multiply", site, out, tag.order, ((x, grid),))
+    return put(value, tag._replace(site=site, grid=out))
 
 
 def negate(d: Dispatcher, function: Any, input: Tensor) -> Any:
@@ -143,7 +154,14 @@ def where(d: Dispatcher, function: Any, condition: Tensor, input: Any = None, ot
             return _filled(d, chip, mask, number)
     if not (_grid(input) or _grid(other)) or not isinstance(input, Tensor) or not isinstance(other, Tensor):
         return NotImplemented
-    return joined(d, [input, other], lambda parts: (torch.where, (condition, *parts), {}))
+    parts, hidden = [input, other], None
+    for index, value in enumerate(parts):
+        low = None if _grid(value) else mask_of(d, value, 1)
+        if low is not None and bool(low.low.any()):
+            hidden = low.low & (~condition if index else condition)
+            parts[index] = low.rest
+    result = joined(d, parts, lambda parts: (torch.where, (condition, *parts), {}))
+    return result if hidden is None or not _grid(result) else excluded(d, result, hidden)
 
 
 def excluded(d: Dispatcher, x: Tensor, mask: Tensor) -> Any:
@@ -153,7 +171,7 @@ def excluded(d: Dispatcher, x: Tensor, mask: Tensor) -> Any:
     assert tag.grid is not None
     if shape != x.shape:
         x = d.backend.shape(torch.Tensor.expand, (x, shape), {})
-    return put(d.begin("softmax", tag.site).exclude(x, tag.grid, mask), tag)
+    return put(d.begin("softmax", tag.site).exclude(x, tag.grid, mask), tag._replace(masked=True))
 
 
 def rectified(d: Dispatcher, function: Any, input: Tensor, inplace: bool = False) -> Any:
@@ -211,7 +229,7 @@ def _lookup(d: Dispatcher, function: Any, x: Tensor, name: str) -> Any:
     site = behind(tag, name)
     if getattr(d.chip.tables, name) is None or not d.runs("lookup", site):
         return d.host(function, (x,), {}, operator="lookup", site=site)
-    value, grid = d.begin("lookup", site).lookup(x, tag.grid, name)
+    value, grid = d.begin("lookup", site).lookup(d.settled(x, tag), tag.grid, name)
     return d.result(value, "lookup", site, grid, tag.order, ((x, tag.grid),), measured=False)
 
 
@@ -251,6 +269,8 @@ def _gate(
     if getattr(d.chip.tables, table) is None or not d.runs("gate", site):
         return d.host(function, args, kwargs, operator="gate", site=site)
     out = d.grid(site, d.chip.words.activation)
+    if tag.masked:
+        a, b = (d.settled(a, tag),) * 2 if a is b else (d.settled(a, tag), d.settled(b, tag))
     value = d.begin("gate", site).gate(a, tag.grid, b, tag.grid, table, out)
     return d.result(value, "gate", site, out, tag.order, ((args[0], tag.grid),))
 
@@ -258,14 +278,23 @@ def _gate(
 def dropout(
     d: Dispatcher, function: Any, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
 ) -> Any:
-    """Dropout: nothing in evaluation; in training the enlarged values come back to their grid."""
+    """Dropout: nothing in evaluation; in training the enlarged values come back to their scale, in a word as much wider as
+    they are larger. A chip, which never drops anything, needs no such word, and none of what is enlarged is clipped."""
     tag = tag_of(input)
     if tag is None or tag.grid is None:
         return NotImplemented
     if not training or p == 0.0:
-        return _same(d, input)
-    dropped = function(d.backend.leave(input, tag.grid), p, training)
-    return put(d.enter_on(dropped, tag.site, tag.grid, silent=True)[0], tag)
+        alias = put(d.backend.shape(torch.Tensor.view_as, (input, input), {}), tag)
+        remember(alias, input)
+        return alias
+    dropped = function(d.backend.leave(d.settled(input, tag), tag.grid), p, training)
+    wider = tag.grid._replace(bits=tag.grid.bits + _more_bits(p))
+    return put(d.enter_on(dropped, tag.site, wider, silent=True)[0], tag._replace(grid=wider, masked=False))
+
+
+def _more_bits(p: float) -> int:
+    """Bits for values 1 / (1 - p) times as large."""
+    return min(math.ceil(-math.log2(1.0 - p)), MOST_DROPPED_BITS) if p < 1.0 else 0
 
 
 def _filled(d: Dispatcher, x: Tensor, mask: Tensor, number: float) -> Any:
@@ -297,17 +326,19 @@ def _operands(d: Dispatcher, operator: str, a: Any, b: Any) -> Binary | None:
         return None
     d.begin(operator, site)
     device = next(each.device for each in (a, b) if isinstance(each, Tensor))
-    found = [operand(d, value, site, index, device) for index, value in enumerate((a, b))]
+    found = [operand(d, value, site, index, device, settled=False) for index, value in enumerate((a, b))]
     return Binary(site, lead.order, *found[0], *found[1])
 
 
-def operand(d: Dispatcher, value: Any, site: str, index: int, device: Any = None) -> tuple[Tensor, Grid]:
-    """A chip tensor as it is; parameters, buffers and numbers as constants; another tensor entered."""
+def operand(
+    d: Dispatcher, value: Any, site: str, index: int, device: Any = None, *, settled: bool = True
+) -> tuple[Tensor, Grid]:
+    """A chip tensor as it is, or `settled`; parameters, buffers and numbers as constants; another tensor entered."""
     if not isinstance(value, Tensor):
         return d.backend.constant(torch.tensor(float(value), device=device), d.chip.words.weight)
     tag = tag_of(value)
     if tag is not None and tag.grid is not None:
-        return value, tag.grid
+        return d.settled(value, tag) if settled else value, tag.grid
     if tag is None and d.names.place(value) is not None:
         return d.backend.constant(value, d.chip.words.weight)
     return d.enter(value, f"{site}:input{index}", d.chip.words.activation)
@@ -315,12 +346,14 @@ def operand(d: Dispatcher, value: Any, site: str, index: int, device: Any = None
 
 def _result(d: Dispatcher, value: Tensor, operator: str, found: Binary, out: Grid) -> Tensor:
     inputs = ((found.a, found.ga), (found.b, found.gb))
-    return d.result(value, operator, found.site, out, found.order, inputs)
+    d.result(value, operator, found.site, out, found.order, inputs)
+    masked = any(tag is not None and tag.masked for tag in map(tag_of, (found.a, found.b)))
+    return put(value, Tag(found.site, out, found.order, masked)) if masked else value
 
 
 def _same(d: Dispatcher, x: Tensor) -> Tensor:
     """Another tensor with the same entries and mark."""
-    return put(d.backend.shape(torch.Tensor.view_as, (x, x), {}), _tag(x))
+    return put(d.backend.shape(torch.Tensor.clone, (x,), {}), _tag(x))
 
 
 def _tag(x: Tensor) -> Tag:
@@ -339,7 +372,7 @@ def _real(*values: Any, boolean: bool = False) -> bool:
     for value in values:
         if isinstance(value, Tensor):
             if not (value.is_floating_point() or (boolean and value.dtype == torch.bool)):
-                return _lone(value)
+                return value.ndim == 0 and not value.is_complex()
         elif not isinstance(value, int | float):
             return False
     return True
@@ -356,10 +389,6 @@ def _fits(x: Tensor, other: Tensor) -> bool:
     return tuple(_joint(x, other)) == tuple(x.shape)
 
 
-def _lone(value: Tensor) -> bool:
-    return value.ndim == 0 and not value.is_complex()
-
-
 def _number(d: Dispatcher, value: Any) -> float | None:
     """A number, or a lone host tensor that is neither parameter nor buffer nor to be trained; else None."""
     if isinstance(value, int | float):
@@ -367,33 +396,3 @@ def _number(d: Dispatcher, value: Any) -> float | None:
     if not isinstance(value, Tensor) or value.ndim or value.requires_grad or tag_of(value) is not None:
         return None
     return None if value.is_complex() or d.names.place(value) is not None else float(value)
-
-
-def _mask_like(d: Dispatcher, value: Any) -> bool:
-    return (
-        isinstance(value, Tensor)
-        and not value.requires_grad
-        and tag_of(value) is None
-        and d.names.place(value) is None
-        and value.numel() > 0
-    )
-
-
-def _exclusion(d: Dispatcher, value: Any) -> Tensor | None:
-    """What a host tensor of zeros and very low numbers excludes; None for any other tensor."""
-    if not _mask_like(d, value) or not value.is_floating_point():
-        return None
-    low: Tensor = value <= MASKED
-    return low if bool((low | (value == 0)).all()) else None
-
-
-def _kept(d: Dispatcher, value: Any) -> Tensor | None:
-    """What a mask keeps: a bool tensor, or zeros and ones made of bools or integers; None for any other tensor."""
-    if not _mask_like(d, value):
-        return None
-    if value.dtype == torch.bool:
-        return value  # type: ignore[no-any-return]
-    if not getattr(value, MASK, False):
-        return None
-    ones: Tensor = value == 1
-    return ones if bool((ones | (value == 0)).all()) else None

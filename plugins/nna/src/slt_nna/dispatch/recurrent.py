@@ -15,7 +15,7 @@ from slt_nna.dispatch.dispatcher import Dispatcher
 from slt_nna.dispatch.elementwise import dropout
 from slt_nna.grid import Grid
 from slt_nna.names import Place
-from slt_nna.tags import Tag, put, tag_of
+from slt_nna.tags import KEPT, Tag, put, tag_of
 
 
 class Stack(NamedTuple):
@@ -155,6 +155,7 @@ def _state(d: Dispatcher, value: Tensor, grid: Grid, site: str) -> Tensor:
     tag = tag_of(value)
     if tag is None or tag.grid is None:
         return d.enter_on(value, site, grid, silent=True)[0]
+    value = d.settled(value, tag)
     if tag.grid == grid:
         return value
     return d.begin("concatenate", site).requantize(value, tag.grid, grid)
@@ -174,9 +175,15 @@ def _stacked(d: Dispatcher, kept: list[Tensor]) -> Tensor:
     first = tags[0]
     assert first is not None
     if all(tag is not None and tag.grid == first.grid for tag in tags):
-        return put(d.backend.shape(torch.stack, (kept,), {}), first)
+        return _kept(put(d.backend.shape(torch.stack, (kept,), {}), first), first)
     left = [d.leave(each, tag, silent=True) for each, tag in zip(kept, tags, strict=True) if tag is not None]
-    return put(torch.stack(left), first.host)
+    return _kept(put(torch.stack(left), first.host), first)
+
+
+def _kept(state: Tensor, tag: Tag) -> Tensor:
+    assert tag.grid is not None
+    setattr(state, KEPT, tag.grid.bits)
+    return state
 
 
 def _stack(d: Dispatcher, params: list[Tensor], biased: bool, layers: int, both: bool) -> Stack | None:

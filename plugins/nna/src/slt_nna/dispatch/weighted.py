@@ -152,6 +152,9 @@ def embedding(
         args = (input, weight, padding_idx, *rest)
         return d.host(function, args, more, operator="embedding", site=site, order=order, weights=(named,))
     value, grid = d.begin("embedding", site).embedding(input, named)
+    if padding_idx is not None and value.requires_grad:  # its row is no parameter to torch, and gets no gradient
+        row = padding_idx if padding_idx >= 0 else weight.shape[0] + padding_idx
+        value = torch.where((input == row)[..., None], value.detach(), value)
     return d.result(value, "embedding", site, grid, order, (), measured=False, weights=(named,))
 
 

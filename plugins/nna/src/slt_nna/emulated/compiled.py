@@ -12,6 +12,7 @@ from typing import Any
 
 import numba
 
+from slt_nna.compiling import announce_compilation
 from sltcore.data.cache import cache_folder
 from sltcore.errors import DataError
 
@@ -20,6 +21,7 @@ config: Any = numba.config
 
 def compile_kernel(function: Callable[..., Any]) -> Any:
     """`function` compiled on its first call, without the GIL; in each process anew where no folder can be written."""
+    announce_compilation()
     folder = _folder()
     if folder is None:
         return numba.njit(nogil=True)(function)

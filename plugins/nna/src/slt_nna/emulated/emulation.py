@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -20,7 +21,7 @@ from slt_nna.emulated.linear import Linear, Product
 from slt_nna.emulated.lstm import Lstm
 from slt_nna.emulated.maps import Maps
 from slt_nna.emulated.norm import BatchNorm, LayerNorm, Softmax
-from slt_nna.emulated.passes import Passes
+from slt_nna.emulated.passes import Passes, Running
 from slt_nna.emulated.recurrence import frames_of
 from slt_nna.emulated.weights import quantized
 from slt_nna.grid import Grid
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from slt_nna.chip import Chip
 
 TABLE_GRADIENTS = ("true", "slope")
+_COUNTING = threading.Lock()
 
 
 class Emulation:
@@ -48,12 +50,29 @@ class Emulation:
                 f"nna: table_gradient is {table_gradient!r}, expected one of {', '.join(TABLE_GRADIENTS)}"
             )
         self.chip = chip
-        self.site = ""
-        self.operator = ""
+        self._running = Running()
         self.arithmetic = Arithmetic(chip)
         self.passes = Passes(self.arithmetic)
         self.maps = Maps(self.arithmetic, table_gradient)
         self.overflows: Counter[str] = Counter()
+
+    @property
+    def site(self) -> str:
+        """The site of the operator that this thread runs."""
+        return self._running.site
+
+    @site.setter
+    def site(self, site: str) -> None:
+        self._running.site = site
+
+    @property
+    def operator(self) -> str:
+        """The operator that this thread runs."""
+        return self._running.operator
+
+    @operator.setter
+    def operator(self, operator: str) -> None:
+        self._running.operator = operator
 
     # -- crossings
 
@@ -129,6 +148,9 @@ class Emulation:
 
     def exclude(self, a: Tensor, ga: Grid, mask: Tensor) -> Tensor:
         return a.masked_fill(mask, -torch.inf)
+
+    def settle(self, a: Tensor, ga: Grid) -> Tensor:
+        return a.clamp(min=float(torch.tensor(ga.least * ga.scale, dtype=torch.float32)))
 
     def fill(self, a: Tensor, ga: Grid, mask: Tensor, value: float) -> Tensor:
         entered, _ = self.passes.enter(torch.full((1,), value, dtype=torch.float64), ga)
@@ -224,7 +246,8 @@ class Emulation:
         with torch.autocast(kind, enabled=False) if active else nullcontext():
             result = operator.apply(*args)
         if self.passes.overflows:
-            self.overflows[self.site] += self.passes.overflows
+            with _COUNTING:
+                self.overflows[self.site] += self.passes.overflows
             self.passes.overflows = 0
         return result
 

@@ -94,7 +94,10 @@ def accumulate(acc, part, inverse, register, wrap, mask):
 
 @compile_kernel
 def enter(x, scale, rounding, least, most, out, mask):
-    """Float numbers to the nearest codes; `rounding` 0 half up, 1 half away, 2 half even, 3 truncate."""
+    """Float numbers to codes; `rounding` 0 half up, 1 half away, 2 half even, 3 truncate.
+
+    What a code stands for is that code: in float32 a value lies beside code * scale, and truncate must not lose it.
+    """
     clipped = 0
     for i in range(x.size):
         y = x[i] / scale
@@ -105,7 +108,8 @@ def enter(x, scale, rounding, least, most, out, mask):
         elif rounding == 2:
             y = np.rint(y)
         else:
-            y = np.floor(y)
+            near = np.rint(y)
+            y = near if np.float32(near * scale) == x[i] else np.floor(y)
         y = 0.0 if y != y else y
         z = min(max(y, least), most)
         out[i] = np.float32(z * scale)

@@ -7,6 +7,7 @@ are. Tensors are float32 values; what is not contiguous is copied first.
 from __future__ import annotations
 
 import math
+import threading
 from typing import Any
 
 import numpy as np
@@ -44,12 +45,23 @@ def empty(x: Tensor) -> tuple[Tensor, Tensor]:
     return torch.empty(x.shape, dtype=torch.float32), torch.empty(x.shape, dtype=torch.uint8)
 
 
+class Running(threading.local):
+    """What an operator knows while it runs; each thread that runs a model has its own."""
+
+    site = ""
+    operator = ""
+    overflows = 0
+
+    def __reduce__(self) -> Any:
+        return Running, ()
+
+
 class Passes:
     """The passes for the chip of an `Arithmetic`; `overflows` counts narrowings of the accumulator that changed it."""
 
     def __init__(self, arithmetic: Arithmetic) -> None:
         self.arithmetic = arithmetic
-        self.overflows = 0
+        self._running = Running()
 
     # -- products
 
@@ -120,6 +132,15 @@ class Passes:
         return acc
 
     # -- entries
+
+    @property
+    def overflows(self) -> int:
+        """Those of this thread, since it set them to 0."""
+        return self._running.overflows
+
+    @overflows.setter
+    def overflows(self, count: int) -> None:
+        self._running.overflows = count
 
     def enter(self, x: Tensor, out: Grid) -> Masked:
         """Float numbers onto a grid, always clipped."""

@@ -61,8 +61,10 @@ def accumulate(acc: Tensor, part: Tensor, inverse: float, register: Limits) -> t
 
 
 def enter(x: Tensor, scale: float, rounding: int, word: Limits) -> tuple[Tensor, Tensor]:
-    """Float numbers to the nearest codes."""
-    y = _ROUNDED[rounding](x.double() / scale)
+    """Float numbers to codes; what a code stands for, rounded to float32, is that code."""
+    y = x.double() / scale
+    near = torch.round(y)
+    y = torch.where((near * scale).float() == x, near, _ROUNDED[rounding](y))
     y = torch.where(torch.isnan(y), 0.0, y)
     z = y.clamp(word.least, word.most)
     return (z * scale).float(), z == y

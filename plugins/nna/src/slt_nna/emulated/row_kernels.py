@@ -8,6 +8,9 @@ import numpy as np
 from slt_nna.emulated.arithmetic import narrowed, rescaled
 from slt_nna.emulated.compiled import compile_kernel, inline_function
 
+TINY = 2.0**-126
+"""The least normal float32: what stands for the variance of a constant row without eps."""
+
 
 @compile_kernel
 def softmax(x, inverse, entries, bits, out, mask):
@@ -116,7 +119,7 @@ def layer_norm(x, scale_x, drop, offset, eps, gain, shift_by, step, word, wrap, 
         mean = total / columns
         variance = max(squares / columns - mean * mean, 0.0) * scale_x * scale_x
         means[i] = np.float32(mean * scale_x)
-        deviations[i] = np.float32(1.0 / np.sqrt(variance + eps))
+        deviations[i] = np.float32(1.0 / np.sqrt(max(variance + eps, TINY)))
         divisor, more = np.float64(max(sigma, 1)), sigma >> 1
         for j in range(columns):
             t = (columns * codes[j] - total) >> drop

@@ -13,7 +13,7 @@ from torch import Tensor
 from slt_nna.emulated import kernels
 from slt_nna.emulated.arithmetic import Arithmetic
 from slt_nna.emulated.passes import Passes, array, on_cpu
-from slt_nna.grid import Grid, is_power, weight_scale
+from slt_nna.grid import Grid, NotFiniteError, is_power, weight_scale
 from sltcore.errors import PluginError
 
 EXACT_FLOAT32 = float(1 << 24)
@@ -90,6 +90,8 @@ def bias_codes(
     exact = torch.round(given / held)
     clipped = exact.clamp(-most - 1.0, most)
     kept = clipped == exact
+    if not bool(kept.all()) and not bool(given.isfinite().all()):
+        raise NotFiniteError("a bias is nan or inf")
     return clipped.long(), None if bool(kept.all()) else kept
 
 

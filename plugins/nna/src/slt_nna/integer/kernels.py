@@ -12,6 +12,8 @@ from typing import Any
 import numba
 import numpy as np
 
+from slt_nna.compiling import announce_compilation
+
 EXCLUDED = -(1 << 31)
 HALF_UP, HALF_AWAY, HALF_EVEN = 0, 1, 2
 BLOCK = 512
@@ -19,6 +21,7 @@ BLOCK = 512
 
 def kernel(function: Any) -> Any:
     """`function` compiled on its first call and kept on disk, or compiled in each process where no folder is writable."""
+    announce_compilation()
     try:
         return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
     except RuntimeError:
@@ -209,9 +212,13 @@ def look_up_all(q, entries, out):
 
 
 @kernel
-def softmax(q, entries, bits, half, wrap, out):
-    """Shares of exponentials: `entries[k]` is that of a code k below the largest of its row; none of excluded codes."""
+def softmax(q, entries, bits, out):
+    """Shares of exponentials: `entries[k]` is that of a code k below the largest of its row; none of excluded codes.
+
+    A share of 1 is one code too large for its word, and clipped whatever becomes of other overflows.
+    """
     terms = np.empty(q.shape[1], np.int64)
+    most = (np.int64(1) << (bits - 1)) - 1
     for i in range(q.shape[0]):
         largest, total = np.int64(EXCLUDED), np.int64(0)
         for k in range(q.shape[1]):
@@ -220,7 +227,7 @@ def softmax(q, entries, bits, half, wrap, out):
             terms[k] = 0 if q[i, k] == EXCLUDED else entries[largest - q[i, k]]
             total += terms[k]
         for k in range(q.shape[1]):
-            out[i, k] = 0 if total == 0 else narrowed(((terms[k] << (bits - 1)) + (total >> 1)) // total, half, wrap)
+            out[i, k] = 0 if total == 0 else min(((terms[k] << (bits - 1)) + (total >> 1)) // total, most)
 
 
 @part

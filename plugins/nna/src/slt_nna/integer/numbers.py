@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slt_nna.chip import Chip
+from slt_nna.grid import NotFiniteError
 
 Codes = npt.NDArray[np.int32]
 Wide = npt.NDArray[np.int64]
@@ -48,7 +50,9 @@ class Rules:
         return np.stack([self.step(float(scale) / after) for scale in scales])
 
     def constant_scale(self, largest: float, bits: int) -> float:
-        """The scale of symmetric codes of a constant tensor whose largest magnitude is `largest`."""
+        """The scale of symmetric codes of a constant tensor whose largest magnitude is `largest`. **Raises** `NotFiniteError`."""
+        if not math.isfinite(largest):
+            raise NotFiniteError(f"a weight or constant is {largest}")
         scale = Fraction(largest) / ((1 << (bits - 1)) - 1)
         if scale == 0:
             return 1.0
@@ -91,9 +95,14 @@ def factor(ratio: float, bits: int) -> tuple[int, int]:
 
 
 def entered(x: npt.NDArray[Any], scale: float, bits: int, rounding: str) -> Codes:
-    """Host floats as codes: the one place where floats come in. NaN is 0; what is too large is clipped."""
-    with np.errstate(over="ignore"):
+    """Host floats as codes: the one place where floats come in. NaN is 0; what is too large is clipped.
+
+    A float32 that a code stands for is that code again: it lies beside code * scale, where truncate would lose one.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
         y = np.where(np.isnan(x), 0.0, x.astype(np.float64)) / scale
+        near = np.rint(y)
+        exact = (near * scale).astype(np.float32) == x
     rules: dict[str, Callable[[Any], Any]] = {
         "half_up": lambda y: np.floor(y + 0.5),
         "half_away": lambda y: np.copysign(np.floor(np.abs(y) + 0.5), y),
@@ -101,7 +110,7 @@ def entered(x: npt.NDArray[Any], scale: float, bits: int, rounding: str) -> Code
         "truncate": np.floor,
     }
     half = float(1 << (bits - 1))
-    return np.clip(rules[rounding](y), -half, half - 1).astype(np.int32)
+    return np.clip(np.where(exact, near, rules[rounding](y)), -half, half - 1).astype(np.int32)
 
 
 def constant_codes(w: npt.NDArray[Any], scale: Scales | float, bits: int) -> Codes:

@@ -37,20 +37,20 @@ def operand(codes: npt.NDArray[Any]) -> Packed:
 class Register(NamedTuple):
     """The accumulator for sums of `inner` products of words of two widths.
 
-    A sum is cut into `count` segments of `length`, so that int32 holds each; the last is filled up with zeros, which
+    A sum is cut into `pieces` segments of `length`, so that int32 holds each; the last is filled up with zeros, which
     change nothing. `numbers` is what kernels take.
     """
 
     length: int
-    count: int
+    pieces: int
     numbers: Wide
 
     def segments(self, rows: Packed) -> Packed:
-        """[... k] as [... count length]."""
-        missing = self.count * self.length - rows.shape[-1]
+        """[... k] as [... pieces length]."""
+        missing = self.pieces * self.length - rows.shape[-1]
         if missing:
             rows = np.concatenate([rows, np.zeros((*rows.shape[:-1], missing), rows.dtype)], -1)
-        return rows.reshape(*rows.shape[:-1], self.count, self.length)
+        return rows.reshape(*rows.shape[:-1], self.pieces, self.length)
 
 
 def register(rules: Rules, inner: int, bits: int, other: int) -> Register:

@@ -68,8 +68,11 @@ def lstm(
     words = [*(1 << (grid.bits - 1) for grid in (pre, cell, hidden, inner)), chip.rules.wrap]
     sums = register(chip.rules, out, hidden.bits, chip.chip.words.weight)
     more = register(chip.rules, width, inner.bits, chip.chip.words.weight)
-    h, c = _first(frames.batch, sums, None if state is None else state[0]), np.zeros((frames.batch, width), np.int32)
+    h = _first(chip, frames.batch, out, sums, None if state is None else state[0])
+    c = np.zeros((frames.batch, width), np.int32)
     if state is not None:
+        chip.fits("rows in its first cell state", len(state[1]), frames.batch)
+        chip.fits("numbers in a row of its first cell state", state[1].shape[1], width)
         c[:] = state[1]
     outputs = np.empty((len(given), out), np.int32)
     changed = compiled.lstm(
@@ -121,7 +124,7 @@ def gru(
     )
     words = [1 << (bits - 1) for bits in (pre.bits, table.bits, hidden.bits)]
     sums = register(chip.rules, width, hidden.bits, chip.chip.words.weight)
-    h = _first(frames.batch, sums, state)
+    h = _first(chip, frames.batch, width, sums, state)
     outputs = np.empty((len(given), width), np.int32)
     changed = compiled.gru(
         given,
@@ -141,12 +144,14 @@ def gru(
     return outputs.reshape(*x.shape[:-1], width), h.reshape(frames.batch, -1)[:, :width]
 
 
-def _first(batch: int, sums: Register, state: Numbers | None) -> Numbers:
+def _first(chip: Reference, batch: int, width: int, sums: Register, state: Numbers | None) -> Numbers:
     """The first h in segments, zeros where there is none."""
-    h = np.zeros((batch, sums.count * sums.length), np.int16)
+    h = np.zeros((batch, sums.pieces * sums.length), np.int16)
     if state is not None:
+        chip.fits("rows in its first state", len(state), batch)
+        chip.fits("numbers in a row of its first state", state.shape[1], width)
         h[:, : state.shape[1]] = state
-    return h.reshape(batch, sums.count, sums.length)
+    return h.reshape(batch, sums.pieces, sums.length)
 
 
 def _kernel(chip: Reference, weight: Weight, grid: Grid) -> Kernel:
@@ -156,6 +161,7 @@ def _kernel(chip: Reference, weight: Weight, grid: Grid) -> Kernel:
 
 def _given(chip: Reference, x: Codes, gx: Grid, own: Kernel, bias: Wide | None, pre: Grid) -> Wide:
     """The input products of all rows at the scale of the gates, not narrowed."""
+    chip.fits("features", x.shape[-1], own.codes.shape[1])
     rows = operand(x.reshape(1, -1, x.shape[-1]))
     acc = chip.sums(rows, gx.bits, own.codes[None], None if bias is None else bias[None])[0]
     compiled.rescale_all(acc.reshape(-1), chip.rules.step(own.scale / pre.scale), acc.reshape(-1))

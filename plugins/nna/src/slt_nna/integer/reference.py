@@ -22,6 +22,7 @@ from slt_nna.integer.numbers import LARGEST, Codes, Rules, Scales, Wide, bias_co
 from slt_nna.integer.products import Geometry, Sums, operand, packed, short, sums_of_columns, sums_of_rows, unfolded
 from slt_nna.integer.tables import Tables
 from slt_nna.integer.tensor import IntegerTensor, arranged, codes_of, values_of, wrapped
+from sltcore.errors import PluginError
 from sltcore.table_weights import origin_of, table_weight
 
 Numbers = npt.NDArray[Any]
@@ -51,6 +52,14 @@ class Reference:
         """Remember overflows of the operator that runs."""
         if overflows:
             self.overflows[self.site] = self.overflows.get(self.site, 0) + overflows
+
+    def fits(self, what: str, given: int, wanted: int) -> None:
+        """Operands of one size. Kernels take it for granted and read on behind the end of the shorter one, so that a wrong
+        shape would give numbers. **Raises** `PluginError` where they differ."""
+        if given != wanted:
+            raise PluginError(
+                f"nna: {self.site}: {self.operator or 'an operator'} takes {wanted} {what}, and was given {given}"
+            )
 
     def sums(self, x: Numbers, bits: int, w: Numbers, start: Wide | None) -> Wide:
         """Accumulators [g n m] of x [g n k], words of `bits` bits, and weights [g m k]."""
@@ -132,6 +141,7 @@ class Reference:
     def linear(self, x: Tensor, gx: Grid, weight: Weight, bias: Tensor | None, out: Grid) -> Tensor:
         codes, scales = self.weight(weight, channels=True)
         q = codes_of(x)
+        self.fits("features", q.shape[-1], codes.shape[1])
         products = scales * gx.scale
         start = self.bias((bias,), products)
         rows = operand(q.reshape(1, -1, q.shape[-1]))
@@ -159,6 +169,7 @@ class Reference:
         kernels = codes.reshape(groups, len(codes) // groups, -1)
         columns = short(words[0], kernels.shape[2], gx.bits, bits)
         q = codes_of(x)
+        self.fits("channels", q.shape[1], codes.shape[1] * groups)
         patches, places = unfolded(
             operand(q), codes.shape[2:], Geometry(stride, padding, dilation, groups), columns=columns
         )
@@ -173,12 +184,19 @@ class Reference:
 
     def embedding(self, indices: Tensor, weight: Weight) -> tuple[Tensor, Grid]:
         codes, scales = self.weight(weight, channels=False)
-        return wrapped(codes[indices.cpu().numpy()]), Grid(float(scales[0]), self.chip.words.weight)
+        rows = indices.cpu().numpy()
+        if rows.size and not 0 <= int(rows.min()) <= int(rows.max()) < len(codes):
+            raise PluginError(
+                f"nna: {self.site}: an embedding of {len(codes)} rows was asked for row "
+                f"{int(rows.min()) if rows.min() < 0 else int(rows.max())}"
+            )
+        return wrapped(codes[rows]), Grid(float(scales[0]), self.chip.words.weight)
 
     def matmul(self, a: Tensor, ga: Grid, b: Tensor, gb: Grid, out: Grid, *, factor: float = 1.0) -> Tensor:
         if factor <= 0.0:
             a, factor = (self.negate(a, ga), -factor) if factor else (wrapped(codes_of(a) * 0), 1.0)
         p, q = codes_of(a), codes_of(b)
+        self.fits("rows in its second operand", q.shape[-2], p.shape[-1])
         outer = np.broadcast_shapes(p.shape[:-2], q.shape[:-2])
         left = np.broadcast_to(p, (*outer, *p.shape[-2:])).reshape(-1, *p.shape[-2:])
         right = np.broadcast_to(q, (*outer, *q.shape[-2:])).reshape(-1, *q.shape[-2:])
@@ -235,6 +253,9 @@ class Reference:
     def exclude(self, a: Tensor, ga: Grid, mask: Tensor) -> Tensor:
         return wrapped(np.where(mask.cpu().numpy(), EXCLUDED, codes_of(a)))
 
+    def settle(self, a: Tensor, ga: Grid) -> Tensor:
+        return wrapped(np.maximum(codes_of(a), ga.least))
+
     def fill(self, a: Tensor, ga: Grid, mask: Tensor, value: float) -> Tensor:
         code = entered(np.array(value, np.float64), ga.scale, ga.bits, self.chip.rounding)
         return wrapped(np.where(mask.cpu().numpy(), code, codes_of(a)))
@@ -251,7 +272,7 @@ class Reference:
         p = np.empty_like(q)
         rows = (-1, q.shape[-1]) if q.size else (0, max(q.shape[-1], 1))
         entries = self.tables.codes("exp", ga)
-        compiled.softmax(q.reshape(rows), entries, bits, *self.rules.word(bits), p.reshape(rows))
+        compiled.softmax(q.reshape(rows), entries, bits, p.reshape(rows))
         return wrapped(np.moveaxis(p, -1, dim)), Grid(2.0 ** -(bits - 1), bits)
 
     def layer_norm(
@@ -260,6 +281,7 @@ class Reference:
         q = np.ascontiguousarray(codes_of(a))
         width = q.shape[-1]
         gain, scale = self._gain(weight, width)
+        self.fits("features", width, len(gain))
         scale *= 2.0**-FRACTION
         shift = self.bias((bias,), scale)
         log, drop = (width - 1).bit_length(), 0
@@ -315,6 +337,7 @@ class Reference:
         key = ("fold", self.site, ga, eps)
         gain, offset, scale = self.constants.get(key, (mean, var, weight, bias), make)
         q = np.moveaxis(codes_of(a), axis, -1)
+        self.fits("channels", q.shape[-1], len(gain))
         return wrapped(np.moveaxis(self.requantized(q * gain + offset, scale, out), -1, axis))
 
     # -- recurrence
