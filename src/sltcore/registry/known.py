@@ -13,6 +13,8 @@ KNOWN_COMPONENTS: Mapping[str, tuple[str, ...]] = {
         "encoder/hf-speech",
         "decoder/ctc-greedy",
         "decoder/classifier",
+        "decoder/phrase-boost",
+        "decoder/rnnt",
         "vocoder/griffin-lim",
         "vocoder/world",
         "metric/wer",
@@ -33,6 +35,15 @@ KNOWN_COMPONENTS: Mapping[str, tuple[str, ...]] = {
         "encoder/phone-head",
         "metric/listed-words",
         "objective/phone-ctc",
+    ),
+    "sltcore-nna": ("accelerator/nna",),
+    "sltcore-residual-adapters": ("adapter/lora", "adapter/residual"),
+    "sltcore-sub8bit": (
+        "quantizer/sub8bit",
+        "quantizer/post-training",
+        "quantizer/straight-through",
+        "quantizer/level-regularizer",
+        "quantizer/parq",
     ),
 }
 

@@ -1,0 +1,3 @@
+"""Residual adapters: small updates of a frozen model, one file each."""
+
+__version__ = "0.1.0"

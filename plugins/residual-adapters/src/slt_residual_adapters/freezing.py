@@ -1,0 +1,76 @@
+"""The base of an update while it is trained: no gradient, no dropout, no running statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class Frozen:
+    """Keeps a model as it is while something beside it is trained.
+
+    In `holding`, and in every call of the model, all modules are in evaluation; where gradients are recorded, parameters
+    ask for none, and afterwards as before. Outside they are left alone: torch multiplies by a weight that asks for a
+    gradient in another order, so that freezing for good would change last digits of the base. cuDNN gives no gradient
+    through a recurrent layer in evaluation; there such a layer runs in training mode without its dropout, which is the same
+    function.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._asked: list[nn.Parameter] = []
+        self._depth = 0
+        self._handles: list[Any] = [
+            model.register_forward_pre_hook(lambda module, arguments: self._enter()),
+            model.register_forward_hook(lambda module, arguments, output: self._leave(), always_call=True),
+        ]
+        self._dropout: dict[nn.RNNBase, float] = {}
+        for module in model.modules():
+            if isinstance(module, nn.RNNBase):
+                self._dropout[module] = module.dropout
+                self._handles.append(module.register_forward_pre_hook(self._before))
+                self._handles.append(module.register_forward_hook(self._after, always_call=True))
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """The base as it is to be while the loss is computed, whichever of its modules are called."""
+        self._enter()
+        try:
+            yield
+        finally:
+            self._leave()
+
+    def release(self) -> None:
+        """Take the hooks away."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _enter(self) -> None:
+        self._depth += 1
+        for module in self.model.modules():
+            module.training = False
+        if torch.is_grad_enabled():
+            asking = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+            for parameter in asking:
+                parameter.requires_grad_(False)
+            self._asked += asking
+
+    def _leave(self) -> None:
+        self._depth -= 1
+        if not self._depth:
+            for parameter in self._asked:
+                parameter.requires_grad_(True)
+            self._asked = []
+
+    def _before(self, module: nn.Module, arguments: Any) -> None:
+        assert isinstance(module, nn.RNNBase)
+        if torch.is_grad_enabled() and any(parameter.is_cuda for parameter in module.parameters()):
+            module.dropout, module.training = 0.0, True
+
+    def _after(self, module: nn.Module, arguments: Any, output: Any) -> None:
+        assert isinstance(module, nn.RNNBase)
+        module.dropout, module.training = self._dropout[module], False
