@@ -5,10 +5,10 @@
 The linear layers of 12 Conformer blocks of width 512 (72 M weights, residual sums between them, no other work), batch 1,
 one thread, the same weights for every engine: torch float32, torch.ao dynamic int8 (engine x86), ONNX Runtime float32,
 dynamic int8 and MatMulNBits int4 (blocks of 32, int8 activations), and packed weights of 1 to 8 bits with int8 activations,
-their levels uniform with the clip of least square error for each row at 8 bits, and Lloyd-Max for each layer below. All
-engines take turns; CPU time, median of the rounds; ratios of the same round with a 95 % bootstrap interval. The bars, at
-T = 1: packed 8 bits at most 1.05 of the better int8 peer, packed 4 bits below it. The floor is the time to read the packed
-bytes at the bandwidth measured in the same run. --check takes few rounds and the widths 4 and 8.
+their levels uniform over the range of each row at 8 bits, and Lloyd-Max for each layer below. All engines take turns; CPU
+time, median of the rounds; ratios of the same round with a 95 % bootstrap interval. The bars, at T = 1: packed 8 bits at
+most 1.05 of the better int8 peer, packed 4 bits below it; with more rows both at most 1.3 of it. The floor is the time to
+read the packed bytes at the bandwidth measured in the same run. --check takes few rounds and the widths 4 and 8.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ from slt_sub8bit.packing import needed_bits
 from sltcore.types import TableWeight
 
 WIDTH, INNER, BLOCKS = 512, 2048, 12
-BAR_8, BAR_4 = 1.05, 1.0
+BAR_8, BAR_4 = 1.05, 1.0  # for one row of activations
+BAR_MANY = 1.3
 ROUNDS, CALLS = 15, 3
 RESAMPLES = 10_000
 Engine = Callable[[Tensor], Tensor]
@@ -254,25 +255,33 @@ def main() -> int:
     weights = sum(kernel.numel for kernel in find_kernels(model).kernels)
     speed = bandwidth()
     print(f"{weights / 1e6:.1f} M weights, {speed / 1e9:.1f} GB/s, torch {torch.__version__}, {platform.processor()}")
-    figures: dict[str, Any] = {"weights": weights, "bandwidth": speed, "bars": {"8 bit": BAR_8, "4 bit": BAR_4}}
+    figures: dict[str, Any] = {
+        "weights": weights,
+        "bandwidth": speed,
+        "bars": {"8 bit": BAR_8, "4 bit": BAR_4, "many": BAR_MANY},
+    }
     with tempfile.TemporaryDirectory() as name:
         engines = engines_of(model, (4, 8) if options.check else range(1, 9), Path(name))
         for steps in options.steps:
             x = torch.randn(steps, WIDTH)
-            rounds = 5 if options.check or steps > 1 else ROUNDS
+            rounds = 5 if options.check else ROUNDS if steps <= 16 else 9
             times = measured(engines, x, rounds)
             figures[f"T={steps}"] = report(engines, times, x, speed)
     if options.json is not None:
         facts = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
         options.json.write_text(json.dumps(figures | facts, indent=1) + "\n", encoding="utf-8")
-    if 1 not in options.steps:
-        return 0
-    eight, four = (figures["T=1"][f"packed {bits} bit"]["ratio"] for bits in (8, 4))
-    met = eight[2] <= BAR_8 and four[2] < BAR_4
-    print(
-        f"\nbars at T = 1: 8 bits {eight[2]:.3f} <= {BAR_8}, 4 bits {four[2]:.3f} < {BAR_4}: {'met' if met else 'missed'}"
-    )
-    return 0 if met else 1
+    missed = [steps for steps in options.steps if not is_met(steps, figures[f"T={steps}"])]
+    return 1 if missed else 0
+
+
+def is_met(steps: int, figures: dict[str, Any]) -> bool:
+    """Print the bars for a number of rows, and say whether the upper ends of the intervals keep them."""
+    bars = {8: BAR_8 if steps == 1 else BAR_MANY, 4: BAR_4 if steps == 1 else BAR_MANY}
+    found = {bits: figures[f"packed {bits} bit"]["ratio"][2] for bits in bars}
+    met = all(found[bits] <= bar for bits, bar in bars.items())
+    text = ", ".join(f"{bits} bits {found[bits]:.3f} <= {bar}" for bits, bar in bars.items())
+    print(f"\nbars at T = {steps}: {text}: {'met' if met else 'missed'}")
+    return met
 
 
 if __name__ == "__main__":

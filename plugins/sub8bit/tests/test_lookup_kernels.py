@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import pytest
 import torch
@@ -12,20 +13,26 @@ from torch.nn import functional as F
 from slt_sub8bit import lookup_kernels
 from slt_sub8bit.integer_linear import int8_linear, int8_rows
 from slt_sub8bit.lookup_kernels import compiled
+from slt_sub8bit.lookup_kernels.codes import Codes
 from slt_sub8bit.lookup_kernels.portable import PortableKernels
 from slt_sub8bit.packing import PackedWeight, unpack
 from sltcore.errors import PluginError
 from sltcore.types import TableWeight
 
-SIZES = [(9, 64), (8, 128), (1, 1), (3, 70), (17, 144), (5, 512), (2, 33)]
+SIZES = [(9, 64), (8, 128), (1, 1), (3, 70), (17, 144), (5, 512), (2, 33), (70, 640)]
 KINDS = [
     "portable",
-    pytest.param("compiled", marks=pytest.mark.skipif(not compiled.is_supported(), reason="no AVX-512")),
+    *(
+        pytest.param(kind, marks=pytest.mark.skipif(not compiled.is_supported(kind), reason=f"no {kind.name}"))
+        for kind in compiled.KINDS
+    ),
 ]
+Kind = str | type[Codes]
 
 
-def kernels(kind: str, bits: int) -> PortableKernels:
-    return PortableKernels() if kind == "portable" else compiled.CompiledKernels(bits)
+@cache
+def kernels(kind: Kind, bits: int) -> PortableKernels:
+    return PortableKernels() if isinstance(kind, str) else compiled.CompiledKernels(bits, kind)
 
 
 def make(rows: int, columns: int, bits: int, *, int8: bool = False, per_row: bool = False) -> PackedWeight:
@@ -42,7 +49,7 @@ def multiplied(kernel: Callable[..., None], packed: PackedWeight, x: Tensor, bia
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("bits", range(1, 9))
-def test_decoding_is_the_formula(kind: str, bits: int) -> None:
+def test_decoding_is_the_formula(kind: Kind, bits: int) -> None:
     torch.manual_seed(bits)
     for rows, columns in SIZES:
         for per_row in (False, True):
@@ -52,13 +59,13 @@ def test_decoding_is_the_formula(kind: str, bits: int) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("bits", range(1, 9))
-def test_integer_layers_are_exact_for_every_size_and_number_of_rows(kind: str, bits: int) -> None:
+def test_integer_layers_are_exact_for_every_size_and_number_of_rows(kind: Kind, bits: int) -> None:
     torch.manual_seed(bits)
     for index, (rows, columns) in enumerate(SIZES):
         packed = make(rows, columns, bits, int8=True, per_row=index % 2 == 0)
         integers = torch.take(packed.table, unpack(packed.codes, packed.bits, packed.count).long()).view(rows, columns)
         bias = torch.randn(rows) if index % 3 else None
-        for steps in (1, 2, 4, 7, 8, 9, 40):
+        for steps in (1, 2, 4, 7, 8, 9, 16, 17, 40, 49):
             x = torch.randn(steps, columns)
             x8, step = int8_rows(x)
             sums = (x8.double() @ integers.double().t()).float()  # exact: whole numbers below 2^53
@@ -70,7 +77,7 @@ def test_integer_layers_are_exact_for_every_size_and_number_of_rows(kind: str, b
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("bits", range(1, 9))
-def test_float_layers_agree_with_the_decoded_weight(kind: str, bits: int) -> None:
+def test_float_layers_agree_with_the_decoded_weight(kind: Kind, bits: int) -> None:
     torch.manual_seed(bits)
     for rows, columns in SIZES:
         packed, bias = make(rows, columns, bits, per_row=True), torch.randn(rows)
@@ -109,13 +116,30 @@ def test_all_paths_of_one_layer_give_the_same_bits() -> None:
     assert torch.equal(int8_linear(x, integers, packed.scale, bias), whole)
 
 
-def test_threads_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
-    packed, x = make(41, 128, 5, int8=True), torch.randn(3, 128)
-    alone = lookup_kernels.linear(packed, x)
+@pytest.mark.parametrize("steps", [1, 3, 20, 100])
+@pytest.mark.parametrize("threads", [2, 3])
+def test_threads_change_no_bit(monkeypatch: pytest.MonkeyPatch, steps: int, threads: int) -> None:
+    packed, x, bias = make(141, 128, 5, int8=True), torch.randn(steps, 128), torch.randn(141)
+    alone = lookup_kernels.linear(packed, x, bias)
     monkeypatch.setattr(compiled, "THREADED", 0)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    packed.layer = None
-    assert torch.equal(lookup_kernels.linear(packed, x), alone)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    for _ in range(2):
+        assert torch.equal(lookup_kernels.linear(packed, x, bias), alone)
+
+
+def test_activations_that_no_cache_holds_are_computed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed, x = make(33, 128, 4, int8=True, per_row=True), torch.randn(150, 128)
+    whole = lookup_kernels.linear(packed, x)
+    monkeypatch.setattr(compiled, "MOST_TILES", 48 * 128)
+    assert torch.equal(lookup_kernels.linear(packed, x), whole)
+
+
+def test_a_layer_remembers_a_bounded_number_of_shapes() -> None:
+    packed = make(3, 64, 4, int8=True)
+    for steps in range(1, 200):
+        lookup_kernels.linear(packed, torch.ones(steps, 64))
+    if packed.layer is not None:
+        assert 0 < len(packed.layer.shapes) <= compiled.MOST_SHAPES
 
 
 def test_rows_of_an_embedding_are_those_of_the_decoded_weight() -> None:
@@ -133,22 +157,39 @@ def test_other_shapes_and_types_are_handled() -> None:
     wanted = lookup_kernels.linear(packed, x.contiguous())
     assert torch.equal(lookup_kernels.linear(packed, x), wanted)
     assert wanted.shape == (2, 3, 5)
+    half, full = torch.randn(5).bfloat16(), torch.randn(2, 64)
+    assert torch.equal(lookup_kernels.linear(packed, full, half), lookup_kernels.linear(packed, full, half.float()))
     assert lookup_kernels.linear(packed, x.bfloat16()).dtype == torch.bfloat16
     assert lookup_kernels.linear(packed, x[:, :0]).shape == (2, 0, 5)
     assert lookup_kernels.linear(packed, x[0, 0]).shape == (5,)
     with pytest.raises(PluginError, match=r"got \[2, 32\] on cpu, expected \[... 64\]"):
         lookup_kernels.linear(packed, torch.randn(2, 32))
+    with pytest.raises(PluginError, match=r"has a bias \[4\] on cpu, expected \[5\] on the CPU"):
+        lookup_kernels.linear(packed, torch.randn(2, 64), torch.zeros(4))
     with pytest.raises(PluginError, match="on meta"):
         lookup_kernels.linear(packed, torch.randn(2, 64, device="meta"))
 
 
 def test_kernels_that_give_wrong_results_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    if not compiled.is_supported():
-        pytest.skip("no AVX-512")
+    if not any(compiled.is_supported(kind) for kind in compiled.KINDS):
+        pytest.skip("no compiled kernels here")
     monkeypatch.setattr(compiled.CompiledKernels, "decode_bytes", lambda self, packed, target: target.zero_())
     compiled.kernels_of.cache_clear()
     try:
         with pytest.warns(UserWarning, match="look-up kernels of 4 bits are not used on this machine"):
             assert compiled.kernels_of(4).name == "portable"
+    finally:
+        compiled.kernels_of.cache_clear()
+
+
+def test_a_processor_without_avx512_gets_the_next_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    has: dict[str, bool] = dict.fromkeys(("avx2", "fma", "bmi", "bmi2"), compiled.is_supported(compiled.Avx2))
+    compiled.kernels_of.cache_clear()
+    try:
+        monkeypatch.setattr(compiled.llvm, "get_host_cpu_features", lambda: has)
+        assert compiled.kernels_of(4).name == ("avx2" if has["avx2"] else "portable")
+        has.clear()
+        compiled.kernels_of.cache_clear()
+        assert compiled.kernels_of(4).name == "portable"
     finally:
         compiled.kernels_of.cache_clear()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -122,6 +124,80 @@ def test_copies_and_restored_models_give_the_same_bits(name: str) -> None:
         assert torch.equal(other(x), wanted)
         assert torch.equal(copy.deepcopy(packed)(x), wanted)
         assert torch.equal(packed.to("cpu")(x), wanted)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("compute", ["float", "int8"])
+def test_a_pickled_model_gives_the_same_bits_from_memory_of_its_own(name: str, compute: Compute) -> None:
+    packed, _ = twins(MODELS[name][0], compute)
+    x = torch.randn(*MODELS[name][1])
+    with torch.no_grad():
+        wanted = [packed(x) for _ in range(2)][1]
+        again = pickle.loads(pickle.dumps(packed))
+        for weight in packed_weights(packed).values():
+            weight.codes.zero_()  # nobody else may compute from them
+        assert all(torch.equal(again(x), wanted) for _ in range(2))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_computes_from_codes_of_its_own(copied: Callable[[nn.Module], nn.Module]) -> None:
+    packed, _ = twins(lambda: nn.Linear(70, 9), "int8")
+    x = torch.randn(1, 70)
+    with torch.no_grad():
+        wanted = [packed(x) for _ in range(2)][1]
+        other = copied(packed)
+        packed_weights(packed)["weight"].codes.zero_()
+        assert not torch.equal(packed(x), wanted)
+        assert all(torch.equal(other(x), wanted) for _ in range(2))
+
+
+def test_codes_that_move_are_found_again() -> None:
+    model, _ = twins(Tied, "int8")
+    x = torch.randn(1, 8)
+    with torch.no_grad():
+        wanted = [model.out(x) for _ in range(2)][1]
+        (weight,) = packed_weights(model).values()
+        before = weight.codes.data_ptr()
+        model.embedding.share_memory()  # moves the codes of both modules
+        assert weight.codes.data_ptr() != before
+        assert torch.equal(model.out(x), wanted)
+        weight.codes.zero_()
+        assert not torch.equal(model.out(x), wanted)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 40])
+def test_a_shape_that_came_before_is_computed_as_at_first(steps: int) -> None:
+    packed, _ = twins(lambda: nn.Linear(70, 9), "int8", 3)
+    weight = packed_weights(packed)["weight"]
+    integers = torch.take(weight.table, weight.table_weight().indices.long()).to(torch.int8)
+    x, seen = torch.randn(steps, 70), []
+
+    def expected(x: Tensor) -> Tensor:
+        return int8_linear(x, integers, weight.scale, packed.bias.detach())
+
+    with torch.no_grad():
+        for given in (x, x, x[None], x[None], x.repeat(1, 2)[:, :70], x.double().float()):
+            assert torch.equal(packed(given), expected(given))
+        assert packed(x.double()).dtype == torch.float64
+        packed.bias.add_(1)
+        assert torch.equal(packed(x), expected(x))
+        packed.bias.data = torch.randn(9)
+        assert torch.equal(packed(x), expected(x))
+        packed.bias = nn.Parameter(torch.randn(9))
+        assert torch.equal(packed(x), expected(x))
+        handle = packed.register_forward_hook(lambda module, inputs, output: seen.append(output))
+        packed(x)
+        assert len(seen) == 1
+        handle.remove()
+    assert packed(x).grad_fn is not None
+    with torch.inference_mode():
+        assert packed(x).is_inference()
+    packed.bias = None
+    with torch.no_grad():
+        for _ in range(2):
+            assert torch.equal(packed(x), int8_linear(x, integers, weight.scale))
+    with pytest.raises(PluginError, match=r"expected \[... 70\]"):
+        packed(x[:, :60])
 
 
 def test_integer_layers_follow_the_integer_formula() -> None:

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, empty_strided, float32, is_grad_enabled, nn
+from torch import Tensor, float32, get_num_threads, is_grad_enabled, nn
 from torch._C import _get_tracing_state as tracing_state
 from torch._C import _len_torch_dispatch_stack as dispatch_modes
 from torch._C import _len_torch_function_stack as function_modes
@@ -24,7 +24,7 @@ from torch.nn.modules.module import _has_any_global_hook as has_global_hook
 from slt_sub8bit import lookup_kernels
 from slt_sub8bit.integer_linear import int8_linear, int8_rows
 from slt_sub8bit.kernels import Kernel
-from slt_sub8bit.lookup_kernels import linear
+from slt_sub8bit.lookup_kernels import linear, room
 from slt_sub8bit.packing import PARTS, PackedWeight
 from sltcore.errors import PluginError
 from sltcore.table_weights import mark_origin, offer_table
@@ -44,6 +44,14 @@ __all__ = [
 
 Compute = Literal["float", "int8"]
 HELD = "_slt_packed"
+KNOWN = "_slt_known"
+
+
+def _empty(shape: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.empty_strided(shape, stride, dtype=dtype)
+
+
+empty = getattr(getattr(torch._C._dynamo, "guards", None), "_empty_strided_cpu", _empty)  # past torch's dispatcher
 
 
 class Packed(nn.Module):
@@ -62,8 +70,13 @@ class Packed(nn.Module):
             )
         done = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for attribute, (_, packed) in self._slt_packed.items():
+            packed.moved()
             _hold_buffers(self, attribute, packed)
         return done
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        kind: Any = type(self)
+        return _blank, (kind._slt_plain, tuple(self._slt_packed)), self.__getstate__()
 
     def _decoded(self, attribute: str) -> Tensor:
         """The weight as a tensor of its own, which says whose it is."""
@@ -104,57 +117,66 @@ class _Linear(Packed):
     """A linear layer that computes from its codes."""
 
     def forward(self, input: Tensor) -> Tensor:
-        found = _one_row(self.__dict__, input)
-        if found is not None:
-            return found
         packed, bias = self.__dict__[HELD]["weight"][1], self._parameters["bias"]
         if _is_watched() or type(input) is not Tensor:
             return F.linear(input, self._decoded("weight"), bias)
         if is_grad_enabled() and (input.requires_grad or (bias is not None and bias.requires_grad)):
             return _differentiable(input, packed, bias)
-        return linear(packed, input, bias)
+        y = linear(packed, input, bias)
+        if packed.layer is not None and (bias is None or (bias.dtype is float32 and bias.is_contiguous())):
+            self.__dict__[KNOWN] = _Known(packed.layer, bias)
+        return y
 
 
-def _one_row(own: dict[str, Any], input: Any) -> Tensor | None:
-    """A linear layer of one row of a shape that came before, at its fastest: streaming calls this for every layer and step,
-    while the weights that pass have put Python's own memory out of the caches. None where it takes more than the kernel."""
-    if type(input) is not Tensor or function_modes() or dispatch_modes() or tracing_state() is not None:
-        return None
-    layer, bias = own[HELD]["weight"][1].layer, own["_parameters"]["bias"]
-    if layer is None or is_compiling() or input.dtype is not float32:
-        return None
-    shape = layer.shapes.get(input.shape)
-    if shape is None or not input.is_contiguous() or not input.is_cpu:
-        return None
-    if bias is None:
-        add = 0
-    elif bias.is_contiguous():
-        add = bias.data_ptr()
-    else:
-        return None
-    if is_grad_enabled() and (input.requires_grad or (bias is not None and bias.requires_grad)):
-        return None
-    y = empty_strided(*shape)
-    layer.one(layer.address, add, input.data_ptr(), y.data_ptr())
-    return y
+class _Known:
+    """How a linear layer computes activations of shapes that came before; a copy of the module finds its own."""
+
+    __slots__ = ("bias", "shapes")
+
+    def __init__(self, layer: Any, bias: Tensor | None) -> None:
+        self.shapes, self.bias = layer.shapes, bias
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        return type(None), ()
 
 
 def _call(self: nn.Module, *inputs: Any, **named: Any) -> Any:
-    """`nn.Module.__call__`, which one row on a module that nobody hooks, wraps or compiles need not pass through."""
+    """`nn.Module.__call__`, which activations of a shape that came before need not pass through, where nobody hooks, wraps,
+    follows or compiles the module.
+
+    Streaming comes here for every layer and step, while the weights that pass have put Python's own memory out of the
+    caches: each object that is looked at costs as much as thousands of weights.
+    """
     own = self.__dict__
-    if len(inputs) == 1 and not (
-        named
-        or own["_forward_hooks"]
-        or own["_forward_pre_hooks"]
-        or own["_backward_hooks"]
-        or own["_backward_pre_hooks"]
-        or has_global_hook()
-        or "forward" in own
-        or "_compiled_call_impl" in own
+    known = own[KNOWN]
+    if (
+        known is not None
+        and len(inputs) == 1
+        and type(x := inputs[0]) is Tensor
+        and (found := known.shapes.get(x.shape)) is not None
+        and not (
+            named
+            or own["_forward_hooks"]
+            or own["_forward_pre_hooks"]
+            or own["_backward_hooks"]
+            or own["_backward_pre_hooks"]
+            or "forward" in own
+            or "_compiled_call_impl" in own
+            or has_global_hook()
+            or _is_watched()
+        )
+        and x.dtype is float32
+        and x.is_cpu
+        and (bias := own["_parameters"]["bias"]) is known.bias
+        and not (is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)))
     ):
-        found = _one_row(own, inputs[0])
-        if found is not None:
-            return found
+        shape, stride, call, steps, size, is_long = found
+        if not is_long or get_num_threads() == 1:
+            if not x.is_contiguous():
+                x = x.contiguous()
+            y: Tensor = empty(shape, stride, float32)
+            call(0 if bias is None else bias.data_ptr(), x.data_ptr(), y.data_ptr(), steps, size and room(size))
+            return y
     return nn.Module.__call__(self, *inputs, **named)
 
 
@@ -271,6 +293,7 @@ def _give(module: nn.Module, attribute: str, name: str, packed: PackedWeight) ->
     """Take a parameter out of a module, and put a packed weight in its place."""
     module._parameters.pop(attribute, None)
     module.__dict__.setdefault(HELD, {})[attribute] = (name, packed)
+    module.__dict__[KNOWN] = None
     kind = type(module)
     plain: type[nn.Module] = getattr(kind, "_slt_plain", kind)
     module.__class__ = packed_class(plain, tuple(module.__dict__[HELD]))  # type: ignore[arg-type]
@@ -305,6 +328,12 @@ def packed_class(kind: type[nn.Module], attributes: tuple[str, ...]) -> type[nn.
         base = _Embedding
     content |= {"_slt_plain": kind, "__module__": __name__, "__qualname__": f"Packed{kind.__name__}"}
     return type(f"Packed{kind.__name__}", (base, kind), content)
+
+
+def _blank(kind: Any, attributes: tuple[str, ...]) -> nn.Module:
+    """A packed module without content, for unpickling."""
+    packed = packed_class(kind, attributes)
+    return packed.__new__(packed)
 
 
 def _is_watched() -> bool:

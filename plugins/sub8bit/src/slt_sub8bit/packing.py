@@ -141,6 +141,12 @@ class PackedWeight:
         """Bytes that kernels hold for it beside its tensors, once it has been used."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.derived.values())
 
+    def moved(self) -> None:
+        """Forget where its tensors lie: they may have been given other memory."""
+        if self.layer is not None:
+            self.layer.shapes.clear()
+            self.layer = None
+
     @classmethod
     def of(cls, weight: TableWeight, *, int8: bool = False) -> PackedWeight:
         """Pack a codebook weight. With `int8` its table is rounded to the int8 grid first; at 8 bits it becomes the grid."""

@@ -8,12 +8,12 @@ import sys
 import torch
 from torch import Tensor
 
-from slt_sub8bit.lookup_kernels.compiled import kernels_of
+from slt_sub8bit.lookup_kernels.compiled import kernels_of, room
 from slt_sub8bit.lookup_kernels.portable import rows_of
 from slt_sub8bit.packing import PackedWeight
 from sltcore.errors import PluginError
 
-__all__ = ["decoded", "decoded_rows", "linear", "return_memory"]
+__all__ = ["decoded", "decoded_rows", "linear", "return_memory", "room"]
 
 
 def decoded(packed: PackedWeight) -> Tensor:
@@ -30,19 +30,20 @@ def decoded_rows(packed: PackedWeight, rows: Tensor) -> Tensor:
 def linear(packed: PackedWeight, x: Tensor, bias: Tensor | None = None) -> Tensor:
     """x `[... columns]` times the weight `[rows columns]`, plus bias, in the type of x; in 8-bit integers where the weight
     says so. No gradient passes."""
-    shape, layer = x.shape, packed.layer
+    shape = x.shape
     if shape[-1] != packed.columns or not x.is_cpu:
         raise PluginError(
             f"a packed linear layer got {list(shape)} on {x.device}, expected [... {packed.columns}] on the CPU"
         )
-    is_plain = bias is None or bias.is_contiguous()
-    if bias is not None and not is_plain:
-        bias = bias.detach().contiguous()
+    if bias is not None:
+        if bias.numel() != packed.rows or not bias.is_cpu:
+            raise PluginError(
+                f"a packed linear layer has a bias {list(bias.shape)} on {bias.device}, expected [{packed.rows}] on the CPU"
+            )
+        bias = bias.detach().to(torch.float32).contiguous()
     y = torch.empty((*shape[:-1], packed.rows))
     if x.dtype is not torch.float32 or not x.is_contiguous():
         return linear(packed, x.detach().to(torch.float32).contiguous(), bias).to(x.dtype)
-    if is_plain and layer is not None and layer.one is not None and x.numel() == packed.columns:
-        layer.shapes[shape] = tuple(y.shape), y.stride()
     kernels = kernels_of(packed.bits)
     (kernels.integer_linear if packed.int8 else kernels.float_linear)(packed, x, bias, y)
     return y

@@ -1,11 +1,11 @@
-"""What surrounds the integer sums, as LLVM assembly: activations to 8 bits, and 32-bit sums to float.
+"""Activations to 8 bits, as LLVM assembly.
 
 The formulas are those of `slt_sub8bit.integer_linear`, operation for operation, so that both give the same bits.
 """
 
 from __future__ import annotations
 
-from slt_sub8bit.lookup_kernels.assembly import Function, module, vector
+from slt_sub8bit.lookup_kernels.assembly import Function, vector
 
 FLOATS, INTEGERS, MASK = "<16 x float>", "<16 x i32>", "<16 x i1>"
 LANES = vector("i32", list(range(16)))
@@ -16,24 +16,18 @@ LEAD = 64  # bytes of offset before each row of bytes
 TAIL = 128
 
 
-def source() -> str:
-    """All functions of this file."""
-    return module([rounded("round_padded", padded=True), rounded("round_plain", padded=False), scaled()])
-
-
 def padded_stride(columns: int) -> int:
     """Bytes from one padded row to the next."""
     return LEAD + -(-columns // 16) * 16 + TAIL
 
 
-def rounded(name: str, *, padded: bool) -> Function:
-    """x float `[rows columns]` as bytes, and the step of each row.
+def rounded() -> Function:
+    """`round_padded`: x float `[rows columns]` as unsigned bytes with an offset of 128, and the step of each row.
 
-    `padded`: unsigned bytes with an offset of 128, 64 bytes of offset before each row and at least 64 behind, so that a
-    kernel may begin and end within a group. Otherwise int8 `[rows columns]` with at least 15 bytes of room behind.
+    There are 64 bytes of offset before each row and at least 64 behind, so that a kernel may begin and end within a group.
     """
     kinds = [("ptr", "x"), ("i64", "rows"), ("i64", "columns"), ("ptr", "target"), ("i64", "stride"), ("ptr", "step")]
-    f = Function(name, kinds)
+    f = Function("round_padded", kinds)
     last = f.do("trunc i64 %columns to i32")
     ends = f.splat("i32", 16, last)
 
@@ -42,7 +36,7 @@ def rounded(name: str, *, padded: bool) -> Function:
         target = f.at("%target", f.do(f"mul i64 {row}, %stride"))
 
         def largest(index: str, most: list[str]) -> list[str]:
-            bits = f.do(f"bitcast {FLOATS} {within(f, x, index, ends)[0]} to {INTEGERS}")
+            bits = f.do(f"bitcast {FLOATS} {within(f, x, index, ends)} to {INTEGERS}")
             size = f.do(f"and {INTEGERS} {bits}, {vector('i32', [0x7FFFFFFF] * 16)}")
             return [f.call(INTEGERS, "llvm.umax.v16i32", f"{INTEGERS} {most[0]}", f"{INTEGERS} {size}")]
 
@@ -57,86 +51,33 @@ def rounded(name: str, *, padded: bool) -> Function:
         allowed = f.do(f"sext i1 {counts} to i32")
         valid = f.splat("i32", 16, allowed)
         magic = f.splat("float", 16, MAGIC)
-        if padded:
-            f.store("<64 x i8>", vector("i8", [-128] * 64), target)
-            target = f.at(target, str(LEAD))
+        f.store("<64 x i8>", vector("i8", [-128] * 64), target)
+        target = f.at(target, str(LEAD))
 
         def write(index: str, _: list[str]) -> list[str]:
-            values, inside = within(f, x, index, ends)
+            values = within(f, x, index, ends)
             shifted = f.do(f"fadd {FLOATS} {f.do(f'fmul {FLOATS} {values}, {factor}')}, {magic}")
             bits = f.do(f"bitcast {FLOATS} {shifted} to {INTEGERS}")
             difference = f.do(f"sub {INTEGERS} {bits}, {vector('i32', [MAGIC_BITS] * 16)}")
             whole = f.do(f"and {INTEGERS} {difference}, {valid}")
-            if padded:
-                whole = f.do(f"add {INTEGERS} {whole}, {vector('i32', [128] * 16)}")
-            small = f.do(f"trunc {INTEGERS} {whole} to <16 x i8>")
-            place = f.at(target, index)
-            if padded:
-                f.store("<16 x i8>", small, place)
-            else:
-                f.masked_store("<16 x i8>", small, place, f"{MASK} {inside}")
+            shifted = f.do(f"add {INTEGERS} {whole}, {vector('i32', [128] * 16)}")
+            f.store("<16 x i8>", f.do(f"trunc {INTEGERS} {shifted} to <16 x i8>"), f.at(target, index))
             return []
 
         f.loop("0", "%columns", 16, [], write, "write")
-        if padded:
-            whole = f.do("and i64 " + f.do("add i64 %columns, 15") + ", -16")
-            for part in range(TAIL // 64):
-                f.store("<64 x i8>", vector("i8", [-128] * 64), f.at(target, f.do(f"add i64 {whole}, {64 * part}")))
+        whole = f.do("and i64 " + f.do("add i64 %columns, 15") + ", -16")
+        for part in range(TAIL // 64):
+            f.store("<64 x i8>", vector("i8", [-128] * 64), f.at(target, f.do(f"add i64 {whole}, {64 * part}")))
         return []
 
     f.loop("0", "%rows", 1, [], body, "rows")
     return f
 
 
-def within(f: Function, x: str, index: str, ends: str) -> tuple[str, str]:
-    """Sixteen floats from `index`, zeros behind the end of the row, and which lanes are before it."""
+def within(f: Function, x: str, index: str, ends: str) -> str:
+    """Sixteen floats from `index`, zeros behind the end of the row."""
     first = f.splat("i32", 16, f.do(f"trunc i64 {index} to i32"))
     inside = f.do(f"icmp slt {INTEGERS} {f.do(f'add {INTEGERS} {first}, {LANES}')}, {ends}")
     place = f.at(x, index, "float")
     arguments = (f"ptr {place}", "i32 4", f"{MASK} {inside}", f"{FLOATS} zeroinitializer")
-    return f.call(FLOATS, "llvm.masked.load.v16f32.p0", *arguments), inside
-
-
-def scaled() -> Function:
-    """`scaled`: y float `[rows columns]` = sums * step of the row * scale of the column + bias of the column; rows of y are
-    `y_columns` apart."""
-    kinds = [("ptr", "sums"), ("i64", "rows"), ("i64", "columns"), ("ptr", "step")]
-    kinds += [
-        ("ptr", "scale"),
-        ("i64", "scale_step"),
-        ("ptr", "bias"),
-        ("i64", "bias_step"),
-        ("ptr", "y"),
-        ("i64", "y_columns"),
-    ]
-    f = Function("scaled", kinds)
-    ends = f.splat("i32", 16, f.do("trunc i64 %columns to i32"))
-    one_scale = f.splat("float", 16, f.load("float", "%scale"))
-    one_bias = f.splat("float", 16, f.load("float", "%bias"))
-    many = [f.splat("i1", 16, f.do(f"icmp ne i64 %{what}_step, 0")) for what in ("scale", "bias")]
-
-    def body(row: str, _: list[str]) -> list[str]:
-        first = f.do(f"mul i64 {row}, %columns")
-        sums, y = f.at("%sums", first, "i32"), f.at("%y", f.do(f"mul i64 {row}, %y_columns"), "float")
-        step = f.splat("float", 16, f.load("float", f.at("%step", row, "float")))
-
-        def inner(index: str, _: list[str]) -> list[str]:
-            values, inside = within(f, sums, index, ends)
-            whole = f.do(f"bitcast {FLOATS} {values} to {INTEGERS}")
-            per_column = []
-            for pointer, one, wide in (("%scale", one_scale, many[0]), ("%bias", one_bias, many[1])):
-                lanes = f.do(f"and {MASK} {inside}, {wide}")
-                place = f.at(pointer, index, "float")
-                arguments = (f"ptr {place}", "i32 4", f"{MASK} {lanes}", f"{FLOATS} {one}")
-                per_column.append(f.call(FLOATS, "llvm.masked.load.v16f32.p0", *arguments))
-            exact = f.do(f"sitofp {INTEGERS} {whole} to {FLOATS}")
-            product = f.do(f"fmul {FLOATS} {f.do(f'fmul {FLOATS} {exact}, {step}')}, {per_column[0]}")
-            total = f.do(f"fadd {FLOATS} {product}, {per_column[1]}")
-            f.masked_store(FLOATS, total, f.at(y, index, "float"), f"{MASK} {inside}")
-            return []
-
-        f.loop("0", "%columns", 16, [], inner, "columns")
-        return []
-
-    f.loop("0", "%rows", 1, [], body, "rows")
-    return f
+    return f.call(FLOATS, "llvm.masked.load.v16f32.p0", *arguments)

@@ -1,14 +1,14 @@
-"""The kernels of `avx512`, compiled for this processor at first use and tried before they are trusted."""
+"""The kernels of `products` and `tiles`, compiled for this processor at first use and tried before they are trusted."""
 
 from __future__ import annotations
 
 import ctypes
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import llvmlite.binding as llvm
 import torch
@@ -16,41 +16,60 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from slt_sub8bit.integer_linear import MOST_COLUMNS, int8_linear
-from slt_sub8bit.lookup_kernels import activations, avx512
+from slt_sub8bit.lookup_kernels import activations, products, tiles
+from slt_sub8bit.lookup_kernels.calls import PythonFunctions
+from slt_sub8bit.lookup_kernels.codes import Avx2, Avx512, Codes
 from slt_sub8bit.lookup_kernels.portable import PortableKernels, groups
+from slt_sub8bit.lookup_kernels.tiles import STRIP, TILE
 from slt_sub8bit.packing import GROUP, PackedWeight, unpack
 from sltcore.types import TableWeight
 
+KINDS: tuple[type[Codes], ...] = (Avx512, Avx2)
+FEW = 9
+"""Rows of activations from which tiles are worth their making."""
 MOST_STEPS = 32
-"""Rows of activations up to which the look-up kernels beat decoding to int8 and torch's matrix product."""
+"""Rows of activations up to which look-up kernels beat decoding to int8 and torch's product, where there are no tiles."""
 MOST_STACK = 1 << 16
 THREADED = 1 << 23
 """Products from which a layer is worth a second thread."""
-CHUNK = 1 << 20
-"""Bytes decoded at a time."""
-MOST_ROWS = 512
-"""Rows of activations multiplied at a time."""
+MOST_TILES = 1 << 19
+"""Bytes of activations that stay in the cache while all rows of a weight pass."""
+MOST_SHAPES = 64
+"""Shapes of activations that a layer remembers."""
+CHUNK = 1 << 18
+"""Weights decoded to floats at a time."""
 ONE = torch.ones(1)
 NOTHING = torch.tensor([-0.0])  # the bias of a layer without one
 
 
+class Plan(NamedTuple):
+    """How a layer computes some rows of activations: by which function, one, few or many, and in how many bytes of memory."""
+
+    function: str
+    room: int
+
+
 class CompiledKernels(PortableKernels):
-    """Look-up kernels of one width, in machine code."""
+    """Look-up kernels of one width, in machine code for one kind of processor."""
 
-    name = "avx512"
-
-    def __init__(self, bits: int) -> None:
-        self.bits = bits
-        library = _library(bits)
-        shared = _library(0)
-        self.layer_one = library.function("layer_one", 4)
-        self.layer_rows = library.function("layer_rows", 9)
+    def __init__(self, bits: int, kind: type[Codes] = Avx512) -> None:
+        self.bits, self.kind, self.name = bits, kind, kind.name
+        library = _library(bits, kind)
+        names = ("one", "few", "many") if kind.has_tiles else ("one", "few")
+        self.calls = {name: PythonFunctions(name, library.address(f"call_{name}")) for name in names}
+        self.parts = {name: library.function(f"{name}_rows", 9) for name in names[1:]}
         self.bytes_out = library.function("decode_bytes", 5)
         self.floats_out = library.function("decode_floats", 7)
         self.multiply_floats = library.function("multiply_floats", 11)
-        self.round_padded = shared.function("round_padded", 6)
-        self.round_plain = shared.function("round_plain", 6)
-        self.scaled = shared.function("scaled", 10)
+
+    def plan(self, packed: PackedWeight, steps: int) -> Plan | None:
+        """How `steps` rows of activations are computed; None: by decoding the weight."""
+        columns, has_tiles = packed.columns, self.kind.has_tiles
+        if steps == 1 and columns <= MOST_STACK:
+            return Plan("one", 0)
+        if steps < (FEW if has_tiles else MOST_STEPS + 1):
+            return Plan("few", steps * (activations.padded_stride(columns) + 4))
+        return Plan("many", tiles.room_bytes(steps, columns)) if has_tiles else None
 
     def decode_bytes(self, packed: PackedWeight, target: Tensor) -> None:
         table = _bytes_table(packed)
@@ -76,21 +95,31 @@ class CompiledKernels(PortableKernels):
 
     def integer_linear(self, packed: PackedWeight, x: Tensor, bias: Tensor | None, y: Tensor) -> None:
         steps = x.numel() // packed.columns
+        if not steps:
+            return
         layer: Layer = packed.layer or _prepared(self, packed)
-        add, add_step = (bias.data_ptr(), 1) if bias is not None else (NOTHING.data_ptr(), 0)
-        if steps * packed.count >= THREADED and torch.get_num_threads() > 1 and steps <= MOST_STEPS:
-            self._threaded(packed, layer, x, (add, add_step), y)
-        elif steps == 1 and packed.columns <= MOST_STACK:
-            self.layer_one(layer.address, add if add_step else 0, x.data_ptr(), y.data_ptr())
-        elif steps <= MOST_STEPS:
-            bytes_in, step = self._rounded(packed, x)
-            pointers = (add, add_step, bytes_in.data_ptr(), step.data_ptr(), steps, y.data_ptr())
-            self.layer_rows(layer.address, *pointers, 0, packed.rows)
-        else:
-            self._product(packed, x, (add, add_step), y)
+        most = max(TILE, MOST_TILES // packed.columns // TILE * TILE)
+        plan = self.plan(packed, min(steps, most))
+        if plan is None:
+            super().integer_linear(packed, x, bias, y)
+            return
+        add = 0 if bias is None else bias.data_ptr()
+        is_long = steps * packed.count >= THREADED
+        for start in range(0, steps, most):
+            x_at, y_at = x.data_ptr() + 4 * start * packed.columns, y.data_ptr() + 4 * start * packed.rows
+            count = min(most, steps - start)
+            if is_long and torch.get_num_threads() > 1:
+                self._threaded(packed, layer, (x_at, y_at, count), add)
+            else:
+                layer.calls[plan.function](add, x_at, y_at, count, room(plan.room))
+        if steps <= most:
+            if len(layer.shapes) >= MOST_SHAPES:
+                layer.shapes.clear()
+            call = layer.calls[plan.function]
+            layer.shapes[x.shape] = Known(tuple(y.shape), y.stride(), call, steps, plan.room, is_long)
 
     def float_linear(self, packed: PackedWeight, x: Tensor, bias: Tensor | None, y: Tensor) -> None:
-        if x.numel() > packed.columns or packed.columns % GROUP or packed.rows % avx512.ROWS_FLOAT or self.bits > 5:
+        if x.numel() > packed.columns or packed.columns % GROUP or packed.rows % products.ROWS_FLOAT or self.bits > 5:
             self._float_product(packed, x, bias, y)
             return
         add, add_step = (bias.data_ptr(), 1) if bias is not None else (NOTHING.data_ptr(), 0)
@@ -98,54 +127,24 @@ class CompiledKernels(PortableKernels):
         pointers = (packed.codes.data_ptr(), table.data_ptr(), packed.columns, scale.data_ptr(), int(scale.numel() > 1))
         self.multiply_floats(*pointers, add, add_step, x.data_ptr(), y.data_ptr(), 0, packed.rows)
 
-    def _rounded(self, packed: PackedWeight, x: Tensor) -> tuple[Tensor, Tensor]:
-        rows, columns = x.numel() // packed.columns, packed.columns
-        stride = activations.padded_stride(columns)
-        bytes_in, step = torch.empty(rows * stride, dtype=torch.uint8), torch.empty(rows)
-        self.round_padded(x.data_ptr(), rows, columns, bytes_in.data_ptr(), stride, step.data_ptr())
-        return bytes_in, step
-
-    def _product(self, packed: PackedWeight, x: Tensor, bias: tuple[int, int], y: Tensor) -> None:
-        """Many rows of activations: decode some rows of the weight to int8, let torch multiply, and so on.
-
-        What is decoded stays in the cache, in memory that each thread keeps: fresh memory costs more than decoding.
-        """
-        rows, columns, outputs = x.numel() // packed.columns, packed.columns, packed.rows
-        room, step = torch.empty(rows * columns + 16, dtype=torch.int8), torch.empty(rows)
-        self.round_plain(x.data_ptr(), rows, columns, room.data_ptr(), columns, step.data_ptr())
-        x8 = room[: rows * columns].view(rows, columns)
-        table, scale, scale_step = _bytes_table(packed), packed.scale.data_ptr(), int(packed.scale.numel() > 1)
-        for begin, end in _shares(packed, CHUNK):
-            space, first = _room("weight", (end - begin) * columns + GROUP, torch.int8), begin * columns
-            last = -(-end * columns // GROUP)
-            self.bytes_out(packed.codes.data_ptr(), table.data_ptr(), space.data_ptr() - first, first // GROUP, last)
-            weight = space[: (end - begin) * columns].view(end - begin, columns).t()
-            for t in range(0, rows, MOST_ROWS):
-                some = x8[t : t + MOST_ROWS]
-                sums = _room("sums", len(some) * (end - begin), torch.int32).view(len(some), end - begin)
-                torch._int_mm(some, weight, out=sums)
-                factors = (scale + 4 * begin * scale_step, scale_step, bias[0] + 4 * begin * bias[1], bias[1])
-                place = y.data_ptr() + 4 * (t * outputs + begin)
-                self.scaled(sums.data_ptr(), len(some), end - begin, step.data_ptr() + 4 * t, *factors, place, outputs)
-
     def _float_product(self, packed: PackedWeight, x: Tensor, bias: Tensor | None, y: Tensor) -> None:
-        """As `_product`, in float32."""
+        """Decode some rows of the weight, let torch multiply, and so on, so that what is decoded stays in the cache."""
         with torch.no_grad():
             flat, target = x.reshape(-1, packed.columns), y.view(-1, packed.rows)
-            for begin, end in _shares(packed, CHUNK // 4):
+            for begin, end in _shares(packed, CHUNK):
                 space = _room("floats", (end - begin) * packed.columns + GROUP, torch.float32)
                 part = None if bias is None else bias[begin:end]
                 target[:, begin:end] = F.linear(flat, self._float_rows(packed, begin, end, space), part)
 
-    def _threaded(self, packed: PackedWeight, layer: Layer, x: Tensor, bias: tuple[int, int], y: Tensor) -> None:
+    def _threaded(self, packed: PackedWeight, layer: Layer, given: tuple[int, int, int], bias: int) -> None:
         """The rows of the weight, shared out among torch's number of threads."""
-        bytes_in, step = self._rounded(packed, x)
-        count = torch.get_num_threads()
-        share = -(-packed.rows // count // 4) * 4
-        pointers = (*bias, bytes_in.data_ptr(), step.data_ptr(), len(step), y.data_ptr())
+        count, plan = torch.get_num_threads(), self.plan(packed, max(2, given[2]))
+        assert plan is not None
+        rows_of_plan, share = self.parts[plan.function], -(-packed.rows // count // STRIP) * STRIP
+        pointers = (bias, 1) if bias else (NOTHING.data_ptr(), 0)
 
         def work(begin: int) -> None:
-            self.layer_rows(layer.address, *pointers, begin, min(begin + share, packed.rows))
+            rows_of_plan(layer.address, *pointers, *given, room(plan.room), begin, min(begin + share, packed.rows))
 
         waiting = [_pool(count).submit(work, begin) for begin in range(share, packed.rows, share)]
         work(0)
@@ -157,12 +156,17 @@ _own = threading.local()
 
 
 def _room(name: str, count: int, dtype: torch.dtype) -> Tensor:
-    """`count` values of memory that the thread keeps from call to call."""
+    """`count` values of memory that the thread keeps from call to call: fresh memory costs more than decoding."""
     kept: Tensor | None = getattr(_own, name, None)
     if kept is None or kept.numel() < count:
         kept = torch.empty(count, dtype=dtype)
         setattr(_own, name, kept)
     return kept[:count]
+
+
+def room(size: int) -> int:
+    """The address of `size` bytes, at a whole line, that the thread keeps until it asks for more."""
+    return _room("layer", size, torch.uint8).data_ptr() if size else 0
 
 
 def _shares(packed: PackedWeight, weights: int) -> Iterator[tuple[int, int]]:
@@ -179,46 +183,53 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 class _Library:
     """Machine code, and the functions in it."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, cpu: str | None) -> None:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
         parsed = llvm.parse_assembly(text)
         parsed.verify()
-        features = llvm.get_host_cpu_features().flatten()
+        features = "" if cpu else llvm.get_host_cpu_features().flatten()
         target = llvm.Target.from_default_triple()
-        machine = target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=3, jit=True)
+        machine = target.create_target_machine(cpu=cpu or llvm.get_host_cpu_name(), features=features, opt=3, jit=True)
         self.engine = llvm.create_mcjit_compiler(parsed, machine)
         self.engine.finalize_object()
 
     def function(self, name: str, count: int) -> Any:
         """A function of `count` integers and addresses; calling it lets other threads run."""
-        return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * count)(self.engine.get_function_address(name))
+        return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * count)(self.address(name))
+
+    def address(self, name: str) -> int:
+        """Where a function begins."""
+        found: int = self.engine.get_function_address(name)
+        return found
 
 
 @cache
-def _library(bits: int) -> _Library:
-    return _Library(avx512.source(bits) if bits else activations.source())
+def _library(bits: int, kind: type[Codes]) -> _Library:
+    return _Library(products.source(bits, kind), kind.cpu)
 
 
-def is_supported() -> bool:
-    """Whether this processor has every instruction that the kernels use."""
+def is_supported(kind: type[Codes] = Avx512) -> bool:
+    """Whether this processor has every instruction that the kernels of a kind use."""
     try:
         found = llvm.get_host_cpu_features()
     except RuntimeError:  # not known on this platform
         return False
-    return all(found.get(name, False) for name in avx512.FEATURES)
+    return all(found.get(name, False) for name in kind.features)
 
 
 @cache
 def kernels_of(bits: int) -> PortableKernels:
     """The fastest kernels of a width that give right results here."""
-    if not is_supported():
-        return PortableKernels()
-    try:
-        kernels = CompiledKernels(bits)
-    except RuntimeError as error:  # an LLVM that reads this assembly differently
-        return _without(bits, str(error).splitlines()[0])
-    return kernels if agrees(kernels) else _without(bits, "they give other results than the portable kernels")
+    for kind in KINDS:
+        if not is_supported(kind):
+            continue
+        try:
+            kernels = CompiledKernels(bits, kind)
+        except RuntimeError as error:  # an LLVM that reads this assembly differently
+            return _without(bits, str(error).splitlines()[0])
+        return kernels if agrees(kernels) else _without(bits, "they give other results than the portable kernels")
+    return PortableKernels()
 
 
 def _without(bits: int, why: str) -> PortableKernels:
@@ -233,12 +244,12 @@ def agrees(kernels: CompiledKernels) -> bool:
         indices = torch.randint(0, 2**kernels.bits, (rows, columns), generator=generator, dtype=torch.uint8)
         table = torch.randn(2**kernels.bits, generator=generator)
         weight = TableWeight(indices, table, torch.rand(scales, 1, generator=generator) + 0.5)
-        x, bias = torch.randn(6, columns, generator=generator), torch.randn(rows, generator=generator)
+        x, bias = torch.randn(50, columns, generator=generator), torch.randn(rows, generator=generator)
         packed, whole = PackedWeight.of(weight), PackedWeight.of(weight, int8=True)
         if not torch.equal(kernels.floats(packed), packed.reference()):
             return False
         integers = torch.take(whole.table, unpack(whole.codes, whole.bits, whole.count).long()).view(rows, columns)
-        for steps in (1, 6):
+        for steps in (1, 6, 50):
             expected = int8_linear(x[:steps], integers.to(torch.int8), whole.scale, bias)
             y = torch.empty(steps, rows)
             kernels.integer_linear(whole, x[:steps], bias, y)
@@ -271,15 +282,35 @@ def _floats_table(packed: PackedWeight) -> Tensor:
     return packed.derived["floats_table"]
 
 
-class Layer:
-    """The record of a layer, at an address that stays, and the function that computes one row of it, where there is one."""
+class Known(NamedTuple):
+    """What a layer does with activations of one shape."""
 
-    def __init__(self, *fields: int) -> None:
-        self.one: Any = None
-        self.shapes: dict[torch.Size, tuple[tuple[int, ...], tuple[int, ...]]] = {}
-        """Shapes that came in as one row, and the shape and strides of what goes out."""
-        self.record = (ctypes.c_int64 * len(avx512.RECORD))(*fields)
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    call: Any
+    steps: int
+    room: int
+    is_long: bool
+    """Whether it is worth more threads than one."""
+
+
+class Layer:
+    """The record of a layer, at an address that stays, and the functions that compute with it.
+
+    It holds what the record points to, is never copied with a module, and is dropped when a tensor may have moved.
+    """
+
+    __slots__ = ("address", "calls", "held", "record", "shapes")
+
+    def __init__(self, calls: Mapping[str, PythonFunctions], held: tuple[Tensor, ...], *fields: int) -> None:
+        self.held = held
+        self.record = (ctypes.c_int64 * len(products.RECORD))(*fields)
         self.address = ctypes.addressof(self.record)
+        self.calls = {name: functions.bound(self.address) for name, functions in calls.items()}
+        self.shapes: dict[torch.Size, Known] = {}
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        return type(None), ()
 
 
 def _prepared(kernels: CompiledKernels, packed: PackedWeight) -> Layer:
@@ -291,13 +322,17 @@ def _prepared(kernels: CompiledKernels, packed: PackedWeight) -> Layer:
     torch.cumsum(integers.view(-1, GROUP).sum(1), 0, out=total[1:])
     start = torch.arange(packed.rows) * packed.columns
     sums = (total[(start + packed.columns + GROUP - 1) // GROUP] - total[start // GROUP]) * 128
-    packed.derived["sums"] = held = sums.to(torch.int32)
+    packed.derived["sums"] = sums = sums.to(torch.int32)
+    row_sums = sums
+    if packed.columns % GROUP:
+        own = integers[: packed.count].view(packed.rows, -1).sum(1) * 128
+        packed.derived["row_sums"] = row_sums = own.to(torch.int32)
     table, stride = _bytes_table(packed), activations.padded_stride(packed.columns)
     whole = packed.rows if packed.columns % GROUP == 0 else 0
     scale_step = int(packed.scale.numel() > 1)
     fields = (packed.codes.data_ptr(), table.data_ptr(), packed.columns, packed.scale.data_ptr(), scale_step)
-    layer = Layer(*fields, held.data_ptr(), packed.rows, stride, whole, NOTHING.data_ptr())
-    if packed.columns <= MOST_STACK and packed.count < THREADED:
-        layer.one = kernels.layer_one
+    held = (packed.codes, table, packed.scale, sums, row_sums)
+    rest = (sums.data_ptr(), packed.rows, stride, whole, NOTHING.data_ptr(), row_sums.data_ptr())
+    layer = Layer(kernels.calls, held, *fields, *rest)
     packed.layer = layer
     return layer

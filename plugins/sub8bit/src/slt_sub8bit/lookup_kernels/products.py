@@ -1,121 +1,38 @@
-"""Look-up kernels for processors with AVX-512 BW, VBMI, VNNI and GFNI, as LLVM assembly.
+"""Products with packed weights for few rows of activations, and decoding, as LLVM assembly.
 
-Sixty-four codes are b words of bits. A byte permutation brings byte k of every word together, a product of 8 x 8 bit
-matrices with the identity turns those bytes into eight codes, a byte permutation with the table as its source looks all
-64 up, and one instruction multiplies them by 64 activations and sums: four or five instructions for 64 weights of any
-width. Activations are bytes with an offset of 128, which the sums of each row's integers take out again.
+Activations are bytes with an offset of 128, which the sums of each row's integers take out again. How codes become values
+and how bytes are multiplied is the processor's matter: see `codes`.
 """
 
 from __future__ import annotations
 
+from slt_sub8bit.lookup_kernels import calls
 from slt_sub8bit.lookup_kernels.activations import rounded
-from slt_sub8bit.lookup_kernels.assembly import Function, module, vector
+from slt_sub8bit.lookup_kernels.assembly import Function, module
+from slt_sub8bit.lookup_kernels.codes import BYTES, FLOATS, SUMS, Codes
+from slt_sub8bit.lookup_kernels.tiles import decode_tile, layer_tiles, many_rows, tiled_activations
 
-FEATURES = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vbmi", "avx512vnni", "gfni")
-BYTES, WORDS, FLOATS, SUMS = "<64 x i8>", "<8 x i64>", "<16 x float>", "<16 x i32>"
-IDENTITY = vector("i8", [1 << (lane % 8) for lane in range(64)])
 AHEAD = 1024  # bytes of each stream asked for before they are needed
-SHAPES = ((1, 8), (1, 1), (4, 2), (4, 1), (8, 2), (8, 1))  # rows of activations, and of weights, computed together
 ROWS_FLOAT = 2
 LAYER = [("ptr", "codes"), ("ptr", "table"), ("i64", "columns"), ("ptr", "scale"), ("i64", "scale_step")]
 LAYER += [("ptr", "bias"), ("i64", "bias_step")]
 
 
-def source(bits: int) -> str:
-    """The kernels of one width."""
-    kernels = [multiply(bits, steps, rows) for steps, rows in SHAPES]
-    kernels += [decode_bytes(bits), decode_floats(bits), multiply_floats(bits)]
-    return module([*kernels, rounded("round_padded", padded=True), layer_rows(), layer_one()])
+def source(bits: int, kind: type[Codes]) -> str:
+    """The kernels of one width for one kind of processor."""
+    shapes = sorted({(steps, rows) for steps, together in kind.blocks for rows in (together, 1)})
+    kernels = [multiply(bits, kind, steps, rows) for steps, rows in shapes]
+    kernels += [decode_bytes(bits, kind), decode_floats(bits, kind), multiply_floats(bits, kind)]
+    kernels += [rounded(), layer_rows(kind), few_rows(), layer_one(), layer_call("few")]
+    names = ["one", "few"]
+    if kind.has_tiles:
+        kernels += [tiled_activations(), decode_tile(bits, kind), layer_tiles(bits, kind, RECORD), many_rows(RECORD)]
+        kernels.append(layer_call("many"))
+        names.append("many")
+    return module(kernels) + calls.source({f"layer_{name}": f"call_{name}" for name in names})
 
 
-class Codes:
-    """How one function gets at its weights: the table in registers, then 64 codes or values at a time."""
-
-    def __init__(self, function: Function, bits: int) -> None:
-        self.function, self.bits = function, bits
-
-    def at(self, group: str) -> str:
-        """The 64 codes of a group, as bytes."""
-        f, bits = self.function, self.bits
-        start = f.at("%codes", f.do(f"mul i64 {group}, {8 * bits}"))
-        if bits == 8:
-            return f.load(BYTES, start)
-        words = f.call(
-            WORDS,
-            "llvm.masked.load.v8i64.p0",
-            f"ptr {start}",
-            "i32 1",
-            f"<8 x i1> {vector('i1', [int(word < bits) for word in range(8)])}",
-            f"{WORDS} zeroinitializer",
-        )
-        planes = f.do(f"bitcast {WORDS} {words} to {BYTES}")
-        order = [8 * (7 - lane % 8) + lane // 8 if 7 - lane % 8 < bits else 63 for lane in range(64)]
-        together = permuted(f, planes, vector("i8", order))
-        return f.call(BYTES, "llvm.x86.vgf2p8affineqb.512", f"{BYTES} {IDENTITY}", f"{BYTES} {together}", "i8 0")
-
-    def bytes_table(self) -> None:
-        """Load the int8 table, before the loops."""
-        if self.bits < 8:
-            count = 2 if self.bits == 7 else 1
-            self.table = [
-                self.function.load(BYTES, self.function.at("%table", str(64 * part))) for part in range(count)
-            ]
-
-    def integers(self, group: str) -> str:
-        """The 64 values of a group, int8."""
-        f, codes = self.function, self.at(group)
-        if self.bits == 8:
-            return f.do(f"xor {BYTES} {codes}, {vector('i8', [-128] * 64)}")
-        if self.bits < 7:
-            return permuted(f, self.table[0], codes)
-        low, high = self.table
-        return f.call(
-            BYTES, "llvm.x86.avx512.vpermi2var.qi.512", f"{BYTES} {low}", f"{BYTES} {codes}", f"{BYTES} {high}"
-        )
-
-    def floats_table(self) -> None:
-        """Load the float table, before the loops."""
-        count = max(1, 2**self.bits // 16)
-        self.table = [self.function.load(FLOATS, self.function.at("%table", str(64 * part))) for part in range(count)]
-
-    def floats(self, group: str) -> list[str]:
-        """The 64 values of a group, as four vectors."""
-        f, codes = self.function, self.at(group)
-        found = []
-        for quarter in range(4):
-            lanes = ", ".join(f"i32 {16 * quarter + lane}" for lane in range(16))
-            part = f.do(f"shufflevector {BYTES} {codes}, {BYTES} poison, <16 x i32> <{lanes}>")
-            found.append(self._looked_up(f.do(f"zext <16 x i8> {part} to {SUMS}")))
-        return found
-
-    def _looked_up(self, index: str) -> str:
-        f, tables = self.function, self.table
-        if len(tables) == 1:
-            return f.call(FLOATS, "llvm.x86.avx512.permvar.sf.512", f"{FLOATS} {tables[0]}", f"{SUMS} {index}")
-        found = [
-            f.call(
-                FLOATS, "llvm.x86.avx512.vpermi2var.ps.512", f"{FLOATS} {low}", f"{SUMS} {index}", f"{FLOATS} {high}"
-            )
-            for low, high in zip(tables[::2], tables[1::2], strict=True)
-        ]
-        bit = 32
-        while len(found) > 1:
-            masked = f.do(f"and {SUMS} {index}, {vector('i32', [bit] * 16)}")
-            upper = f.do(f"icmp ne {SUMS} {masked}, zeroinitializer")
-            found = [
-                f.do(f"select <16 x i1> {upper}, {FLOATS} {high}, {FLOATS} {low}")
-                for low, high in zip(found[::2], found[1::2], strict=True)
-            ]
-            bit *= 2
-        return found[0]
-
-
-def permuted(f: Function, source: str, index: str) -> str:
-    """The bytes of `source` that `index` names."""
-    return f.call(BYTES, "llvm.x86.avx512.permvar.qi.512", f"{BYTES} {source}", f"{BYTES} {index}")
-
-
-def multiply(bits: int, steps: int, rows: int) -> Function:
+def multiply(bits: int, kind: type[Codes], steps: int, rows: int) -> Function:
     """`multiply_{steps}_{rows}`: y of `steps` rows of activations, for weight rows `begin` to `end`, each with
     `rows - 1` further ones.
 
@@ -127,7 +44,7 @@ def multiply(bits: int, steps: int, rows: int) -> Function:
         f"multiply_{steps}_{rows}",
         [*kinds, ("ptr", "x_step"), ("ptr", "y"), ("i64", "begin"), ("i64", "end"), ("i64", "apart")],
     )
-    codes = Codes(f, bits)
+    codes = kind(f, bits)
     codes.bytes_table()
     x_steps = [f.load("float", f.at("%x_step", str(t), "float")) for t in range(steps)]
     inputs = [f.at("%x", f.do(f"mul i64 %stride, {t}")) for t in range(steps)]
@@ -148,10 +65,9 @@ def multiply(bits: int, steps: int, rows: int) -> Function:
             here = f.do(f"add i64 {group}, {index}")
             for r in range(rows):
                 own = here if r == 0 else f.do(f"add i64 {here}, {f.do(f'mul i64 {between}, {r}')}")
-                if steps == 1:
-                    read_ahead(f, bits, own)
+                read_ahead(f, bits, own)
                 weights = codes.integers(own)
-                found += [dot(f, sums[r * steps + t], values[t], weights) for t in range(steps)]
+                found += [codes.dot(sums[r * steps + t], values[t], weights) for t in range(steps)]
             return found
 
         zeros = [(SUMS, "zeroinitializer")] * (rows * steps)
@@ -185,18 +101,12 @@ def bias_at(f: Function, row: str) -> str:
     return f.load("float", f.at("%bias", f.do(f"mul i64 {row}, %bias_step"), "float"), 4)
 
 
-def dot(f: Function, total: str, x: str, weights: str) -> str:
-    """Sixteen sums of four products each, of unsigned x and signed weights, added to `total`."""
-    parts = [f.do(f"bitcast {BYTES} {value} to {SUMS}") for value in (x, weights)]
-    return f.call(SUMS, "llvm.x86.avx512.vpdpbusd.512", f"{SUMS} {total}", f"{SUMS} {parts[0]}", f"{SUMS} {parts[1]}")
-
-
-def decode_bytes(bits: int) -> Function:
+def decode_bytes(bits: int, kind: type[Codes]) -> Function:
     """`decode_bytes`: groups `begin` to `end` as int8, at their places in `target`."""
     f = Function(
         "decode_bytes", [("ptr", "codes"), ("ptr", "table"), ("ptr", "target"), ("i64", "begin"), ("i64", "end")]
     )
-    codes = Codes(f, bits)
+    codes = kind(f, bits)
     codes.bytes_table()
 
     def body(group: str, _: list[str]) -> list[str]:
@@ -207,11 +117,11 @@ def decode_bytes(bits: int) -> Function:
     return f
 
 
-def decode_floats(bits: int) -> Function:
+def decode_floats(bits: int, kind: type[Codes]) -> Function:
     """`decode_floats`: `rows` rows of `groups` groups as float32, each row times its scale."""
     kinds = [("ptr", "codes"), ("ptr", "table"), ("ptr", "target"), ("i64", "rows"), ("i64", "groups")]
     f = Function("decode_floats", [*kinds, ("ptr", "scale"), ("i64", "scale_step")])
-    codes = Codes(f, bits)
+    codes = kind(f, bits)
     codes.floats_table()
 
     def body(row: str, _: list[str]) -> list[str]:
@@ -232,11 +142,11 @@ def decode_floats(bits: int) -> Function:
     return f
 
 
-def multiply_floats(bits: int) -> Function:
+def multiply_floats(bits: int, kind: type[Codes]) -> Function:
     """`multiply_floats`: y of one row of float activations, for rows `begin` to `end` of whole groups, two at a time."""
     kinds = [*LAYER, ("ptr", "x"), ("ptr", "y"), ("i64", "begin"), ("i64", "end")]
     f = Function("multiply_floats", kinds)
-    codes = Codes(f, bits)
+    codes = kind(f, bits)
     codes.floats_table()
     groups = f.do("lshr i64 %columns, 6")
 
@@ -279,7 +189,19 @@ def multiply_floats(bits: int) -> Function:
     return f
 
 
-RECORD = ("codes", "table", "columns", "scale", "scale_step", "sums", "outputs", "stride", "alone_from", "nothing")
+RECORD = (
+    "codes",
+    "table",
+    "columns",
+    "scale",
+    "scale_step",
+    "sums",
+    "outputs",
+    "stride",
+    "alone_from",
+    "nothing",
+    "row_sums",
+)
 """The fields of a layer's record, 64 bits each; rows from `alone_from` on are not computed together with others;
 `nothing` is the address of a bias of -0."""
 
@@ -288,7 +210,7 @@ def _field(f: Function, name: str) -> str:
     return f.load("i64", f.at("%layer", str(RECORD.index(name)), "i64"), 8)
 
 
-def layer_rows() -> Function:
+def layer_rows(kind: type[Codes]) -> Function:
     """`layer_rows`: y of rounded activations `[t]`, for weight rows `begin` to `end`, in the largest blocks that fit."""
     kinds = [("ptr", "layer"), ("ptr", "bias"), ("i64", "bias_step"), ("ptr", "x"), ("ptr", "x_step"), ("i64", "count")]
     f = Function("layer_rows", [*kinds, ("ptr", "y"), ("i64", "begin"), ("i64", "end")])
@@ -316,24 +238,54 @@ def layer_rows() -> Function:
 
         f.loop(start, stop, steps, [], body)
 
-    eights, fours = f.do("and i64 %count, -8"), f.do("and i64 %count, -4")
-    block(8, 2, "0", eights)
-    block(4, 2, eights, fours)
-    block(1, 8, fours, "%count")
+    done = "0"
+    for steps, together in kind.blocks:
+        stop = f.do(f"and i64 %count, {-steps}")
+        block(steps, together, done, stop)
+        done = stop
     return f
 
 
+CALL = (("ptr", "layer"), ("ptr", "bias"), ("ptr", "x"), ("ptr", "y"), ("i64", "count"), ("ptr", "room"))
+"""What a layer's function takes: `bias` may be null; `room` is memory that begins at a whole line, as much as is needed."""
+SOME = (*CALL[:2], ("i64", "bias_step"), *CALL[2:], ("i64", "begin"), ("i64", "end"))
+"""What the functions behind it take, for weight rows `begin` to `end`."""
+
+
 def layer_one() -> Function:
-    """`layer_one`: y of one row of float activations, rounded on the stack; `bias` may be null."""
-    f = Function("layer_one", [("ptr", "layer"), ("ptr", "bias"), ("ptr", "x"), ("ptr", "y")])
+    """`layer_one`: y of one row of float activations, rounded on the stack; `count` and `room` are not used."""
+    f = Function("layer_one", CALL)
     stride, columns, rows = (_field(f, name) for name in ("stride", "columns", "outputs"))
-    nothing = f.do(f"inttoptr i64 {_field(f, 'nothing')} to ptr")
-    has_bias = f.do("icmp ne ptr %bias, null")
-    bias = f.do(f"select i1 {has_bias}, ptr %bias, ptr {nothing}")
-    bias_step = f.do(f"zext i1 {has_bias} to i64")
+    bias, bias_step = _bias_or_nothing(f)
     room = f.do(f"alloca i8, i64 {stride}, align 64")
     step = f.do("alloca float, align 4")
     f.effect(f"call void @round_padded(ptr %x, i64 1, i64 {columns}, ptr {room}, i64 {stride}, ptr {step})")
     rest = f"ptr {room}, ptr {step}, i64 1, ptr %y, i64 0, i64 {rows}"
     f.effect(f"call void @layer_rows(ptr %layer, ptr {bias}, i64 {bias_step}, {rest})")
     return f
+
+
+def layer_call(name: str) -> Function:
+    """`layer_few` or `layer_many`: y of `count` rows of float activations."""
+    f = Function(f"layer_{name}", CALL)
+    bias, bias_step = _bias_or_nothing(f)
+    given = f"ptr %layer, ptr {bias}, i64 {bias_step}, ptr %x, ptr %y, i64 %count, ptr %room"
+    f.effect(f"call void @{name}_rows({given}, i64 0, i64 {_field(f, 'outputs')})")
+    return f
+
+
+def few_rows() -> Function:
+    """`few_rows`: y of `count` rows of float activations, for weight rows `begin` to `end`."""
+    f = Function("few_rows", SOME)
+    stride, columns = (_field(f, name) for name in ("stride", "columns"))
+    step = f.at("%room", f.do(f"mul i64 {stride}, %count"))
+    f.effect(f"call void @round_padded(ptr %x, i64 %count, i64 {columns}, ptr %room, i64 {stride}, ptr {step})")
+    rest = f"ptr %room, ptr {step}, i64 %count, ptr %y, i64 %begin, i64 %end"
+    f.effect(f"call void @layer_rows(ptr %layer, ptr %bias, i64 %bias_step, {rest})")
+    return f
+
+
+def _bias_or_nothing(f: Function) -> tuple[str, str]:
+    nothing = f.do(f"inttoptr i64 {_field(f, 'nothing')} to ptr")
+    has_bias = f.do("icmp ne ptr %bias, null")
+    return f.do(f"select i1 {has_bias}, ptr %bias, ptr {nothing}"), f.do(f"zext i1 {has_bias} to i64")
