@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from functools import cache
 
@@ -125,6 +126,23 @@ def test_threads_change_no_bit(monkeypatch: pytest.MonkeyPatch, steps: int, thre
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     for _ in range(2):
         assert torch.equal(lookup_kernels.linear(packed, x, bias), alone)
+
+
+@pytest.mark.parametrize("int8", [True, False])
+def test_what_inference_mode_computed_first_is_computed_outside_too(int8: bool) -> None:
+    packed, x = make(140, 24, 4, int8=int8, per_row=True), torch.randn(3, 24)
+    results: list[Tensor] = []
+
+    def both() -> None:  # in a thread of its own, which keeps no memory from before
+        with torch.inference_mode():
+            results.append(lookup_kernels.linear(packed, x).clone())
+        results.append(lookup_kernels.linear(packed, x))
+
+    thread = threading.Thread(target=both)
+    thread.start()
+    thread.join()
+    first, second = results
+    assert torch.equal(first, second)
 
 
 def test_activations_that_no_cache_holds_are_computed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

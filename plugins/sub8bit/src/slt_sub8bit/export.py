@@ -163,13 +163,13 @@ def _compared(
     options.log_severity_level = 4
     for key, value in settings.items():
         options.add_session_config_entry(key, value)
+    with torch.no_grad():
+        outputs = [model(*_arguments(example)) for example in examples]
     try:
         session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         taken = {given.name for given in session.get_inputs()}
         difference, largest = 0.0, 0.0
-        for example in examples:
-            with torch.no_grad():
-                output = model(*_arguments(example))
+        for example, output in zip(examples, outputs, strict=True):
             expected = [output] if isinstance(output, Tensor) else [y for y in output if isinstance(y, Tensor)]
             feeds = {name: x.numpy() for name, x in zip(names, _arguments(example), strict=True) if name in taken}
             for found, y in zip(map(torch.from_numpy, session.run(None, feeds)), expected, strict=True):

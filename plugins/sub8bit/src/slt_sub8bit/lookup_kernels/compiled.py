@@ -159,7 +159,8 @@ def _room(name: str, count: int, dtype: torch.dtype) -> Tensor:
     """`count` values of memory that the thread keeps from call to call: fresh memory costs more than decoding."""
     kept: Tensor | None = getattr(_own, name, None)
     if kept is None or kept.numel() < count:
-        kept = torch.empty(count, dtype=dtype)
+        with torch.inference_mode(False):  # a tensor made inside could not be written to outside
+            kept = torch.empty(count, dtype=dtype)
         setattr(_own, name, kept)
     return kept[:count]
 
