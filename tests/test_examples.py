@@ -78,7 +78,7 @@ def test_what_cannot_be_read_is_left_out_by_name(tmp_path: Path) -> None:
     assert "no file" in found.skipped["c.wav"]
     assert said[-1].endswith("2 recordings cannot be read and are left out")
     with pytest.raises(
-        DataError, match=r"no utterance is left after split, part, where, max_seconds and limit; all 2 were"
+        DataError, match=r"no utterance is left after split, part, where, words, max_seconds and limit; all 2 were"
     ):
         read_examples([DataConfig(manifest=manifest(tmp_path, rows[1:], "bad.jsonl"))])
 
@@ -140,13 +140,22 @@ def test_where_split_limit_and_length(tmp_path: Path) -> None:
     assert names(few) < names(more)
 
 
+def test_words_divide_a_source_whatever_their_case(tmp_path: Path) -> None:
+    path = tmp_path / "many.jsonl"
+    texts = {"a": "Gods of fish", "b": "godsend", "c": "one fish", "d": "", "e": "no dogs"}
+    path.write_text("".join(json.dumps({"audio": f"{name}.wav", "id": name, "text": text, "seconds": 1}) + "\n" for name, text in texts.items()))  # fmt: skip
+    kept, left = (read(manifest=str(path), **{field: ["GODS", "fish"]}) for field in ("with_words", "without_words"))
+    assert (names(kept), names(left)) == ({"a", "c"}, {"b", "d", "e"})
+
+
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
+        ({"with_words": ["gods"]}, r"no utterance is left after split, part, where, words, max_seconds and limit"),
         ({"split": "trian"}, r"many.csv has no split 'trian'; splits: test, train\. Did you mean 'train'\?"),
         ({"where": {"sexx": ["f"]}}, r"has no column 'sexx' \(where\); there are: .*Did you mean 'sex'\?"),
         ({"columns": {"text": "words"}}, r"has no column 'words' \(columns: text\); there are: "),
-        ({"where": {"sex": ["x"]}}, r"no utterance is left after split, part, where, max_seconds and limit"),
+        ({"where": {"sex": ["x"]}}, r"no utterance is left after split, part, where, words, max_seconds and limit"),
     ],
 )
 def test_what_a_source_does_not_have_is_refused(tmp_path: Path, entry: dict[str, Any], message: str) -> None:

@@ -319,6 +319,7 @@ def test_data_are_told_in_words() -> None:
         "c, split train, 0 to 95 % by the hash of the text, speaker a or b, at most 6 s each"
     )  # fmt: skip
     assert data_text({"dataset": "/data/set", "revision": "v1"}) == "set, revision v1"
+    assert data_text({"corpus": "c", "without_words": ["fish", "gods"]}) == "c, without the words fish gods"
     assert data_text({"stage": "labels"}) == "outputs of labels"
 
 

@@ -67,7 +67,7 @@ def test_every_problem_is_told_at_once_with_the_place_inside_the_pipeline(regist
         "spec.yaml:6:25: pipeline.encoder.base.bands: encoder/frames expected greater than or equal to 1, got 0 (slt explain encoder/frames)",
         "spec.yaml:7:3: pipeline.decodr: has no field 'decodr'; fields: name, description, encoder, decoder, reranker, vocoder, transforms, metrics, seed, batch, segment. Did you mean 'decoder'?",
         "spec.yaml:10:5: data.train[0]: name one source: corpus, manifest, dataset or stage; given: corpus, manifest, got {'corpus': 'a', 'manifest': 'b'}",
-        "spec.yaml:11:17: data.train[1].weigth: has no field 'weigth'; fields: corpus, manifest, dataset, stage, config, revision, split, part, where, columns, limit, max_seconds, weight, optional. Did you mean 'weight'?",
+        "spec.yaml:11:17: data.train[1].weigth: has no field 'weigth'; fields: corpus, manifest, dataset, stage, config, revision, split, part, where, with_words, without_words, columns, limit, max_seconds, weight, optional. Did you mean 'weight'?",
         "spec.yaml:12:28: objective.power: objective/distance expected less than or equal to 8, got 9 (slt explain objective/distance)",
         "spec.yaml:13:12: augment[0].use: no augmentation is named 'noize'; installed: noise. Did you mean 'noise'?",
         "spec.yaml:15:14: copy_rows[0].rows.a.label: string should have at least 1 character, got ''",
@@ -150,7 +150,15 @@ def test_filling_begins_with_the_head_and_reads_back_equal(registry: Registry) -
         "dither": False,
     }
     assert filled["data"]["train"] == [
-        {"corpus": "asterisk-en", "where": {}, "columns": {}, "weight": 1.0, "optional": False}
+        {
+            "corpus": "asterisk-en",
+            "where": {},
+            "with_words": [],
+            "without_words": [],
+            "columns": {},
+            "weight": 1.0,
+            "optional": False,
+        }
     ]
     assert filled["optimizer"]["clip_norm"] is None  # null is no default here: it means no clipping
     assert filled["set"] == {"decoder.lm": None}

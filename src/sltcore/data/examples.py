@@ -49,7 +49,8 @@ def read_examples(
     """The utterances of all entries, in the order of the sources; no sound is decoded.
 
     Of each source, in this order: `split`, then `part` (shares of the utterances ordered by a hash of their text, so that
-    equal texts are never in two parts, whatever else is filtered), `where`, `max_seconds`, and `limit` by a hash of the id.
+    equal texts are never in two parts, whatever else is filtered), `where`, `with_words` and `without_words` (as whole words,
+    whatever their case), `max_seconds`, and `limit` by a hash of the id.
     Lengths come from the corpus's table, from a column `seconds` or `duration`, else from the recording's header; a
     recording that cannot be read is left out and stands in `skipped`. Ids that two entries share get the second entry's
     name before them. An entry that is `optional` is left out where its source is not on this machine: a corpus that would
@@ -70,7 +71,9 @@ def read_examples(
         examples, skipped = _measured(entry, chosen, progress, label)
         if not examples:
             first = f"; all {len(skipped)} were unreadable: {next(iter(skipped.values()))}" if skipped else ""
-            raise DataError(f"{label}: no utterance is left after split, part, where, max_seconds and limit{first}")
+            raise DataError(
+                f"{label}: no utterance is left after split, part, where, words, max_seconds and limit{first}"
+            )
         found.extend(_with_own_ids(examples, label, taken))
         found.skipped.update({_own_id(name, label, taken): reason for name, reason in skipped.items()})
     return found
@@ -232,7 +235,7 @@ def _renamed(item: Item, columns: Mapping[str, str], label: str) -> Item:
 
 
 def _filtered(entry: DataConfig, label: str, candidates: list[_Candidate]) -> list[_Candidate]:
-    """`part` and `where` of an entry."""
+    """`part`, `where` and the words of an entry."""
     if entry.part is not None:
         candidates = in_part(
             candidates, entry.part, key=lambda c: c.item.text if c.item.text is not None else c.item.id
@@ -246,7 +249,15 @@ def _filtered(entry: DataConfig, label: str, candidates: list[_Candidate]) -> li
                 f"{label} has no column '{column}' (where); there are: {', '.join(names)}.{did_you_mean(column, names)}"
             )
         candidates = [c for c in candidates if str(column_of(c)) in wanted]
+    if entry.with_words:
+        candidates = [c for c in candidates if _has_word(c.item.text, entry.with_words)]
+    if entry.without_words:
+        candidates = [c for c in candidates if not _has_word(c.item.text, entry.without_words)]
     return candidates
+
+
+def _has_word(text: str | None, words: Sequence[str]) -> bool:
+    return not {word.casefold() for word in words}.isdisjoint((text or "").casefold().split())
 
 
 def in_part(candidates: Sequence[Any], part: tuple[float, float], *, key: Callable[[Any], str]) -> list[Any]:

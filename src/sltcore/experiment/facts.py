@@ -97,6 +97,9 @@ def data_text(entry: Mapping[str, Any]) -> str:
         found.append(f"{low} to {high} % by the hash of the text")
     for column, values in (entry.get("where") or {}).items():
         found.append(f"{column} {' or '.join(map(str, values))}")
+    for field, what in (("with_words", "with"), ("without_words", "without")):
+        if entry.get(field):
+            found.append(f"{what} the words {' '.join(entry[field])}")
     if entry.get("limit"):
         found.append(f"at most {entry['limit']} utterances")
     if entry.get("max_seconds"):

@@ -14,6 +14,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Rate = Annotated[float, Field(gt=0, le=100)]
 Label = Annotated[str, Field(min_length=1)]
+Word = Annotated[str, Field(pattern=r"^\S+$")]
 
 
 class DataConfig(Deferred):
@@ -33,6 +34,8 @@ class DataConfig(Deferred):
         None, description="from and to, as shares of the utterances ordered by a hash of their text"
     )
     where: dict[str, list[Any]] = Field(default_factory=dict, description="column: the values that are kept")
+    with_words: list[Word] = Field(default_factory=list, description="texts that hold one of these words are kept")
+    without_words: list[Word] = Field(default_factory=list, description="texts that hold one of these are left out")
     columns: dict[str, str] = Field(default_factory=dict, description="our name of a column: the source's")
     limit: int | None = Field(None, ge=1, description="most utterances, the first ones by a hash of their id")
     max_seconds: float | None = Field(None, gt=0, le=36000, description="longer utterances are left out, in seconds")
