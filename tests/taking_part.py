@@ -524,7 +524,7 @@ def slt_components() -> list[Component]:
     listed = [
         ("quantizer", "rounds", "rounds", "Bits"),
         ("accelerator", "chip", "chip", "NoFields"),
-        ("adapter", "low-rank", "lora", "Rank"),
+        ("adapter", "rank-update", "lora", "Rank"),
         ("privacy", "clipped", "clipped", "Noise"),
         ("privacy", "votes", "votes", "Teaching"),
         ("objective", "loudness", "loudness", "NoFields"),
