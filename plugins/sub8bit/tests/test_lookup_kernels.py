@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import signal
 import threading
+import weakref
 from collections.abc import Callable
 from functools import cache
 
@@ -10,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from slt_sub8bit import lookup_kernels
 from slt_sub8bit.integer_linear import int8_linear, int8_rows
@@ -167,6 +172,8 @@ def test_rows_of_an_embedding_are_those_of_the_decoded_weight() -> None:
         assert torch.equal(lookup_kernels.decoded_rows(packed, rows), packed.reference()[rows])
     with pytest.raises(IndexError, match="there are 30 rows"):
         lookup_kernels.decoded_rows(packed, torch.tensor([30]))
+    with pytest.raises(PluginError, match=r"named by torch.float32, expected whole numbers, torch.int64"):
+        lookup_kernels.decoded_rows(packed, torch.tensor([3.7]))
 
 
 def test_other_shapes_and_types_are_handled() -> None:
@@ -186,6 +193,97 @@ def test_other_shapes_and_types_are_handled() -> None:
         lookup_kernels.linear(packed, torch.randn(2, 64), torch.zeros(4))
     with pytest.raises(PluginError, match="on meta"):
         lookup_kernels.linear(packed, torch.randn(2, 64, device="meta"))
+    with pytest.raises(PluginError, match=r"got \[\] on cpu, expected \[... 64\]"):
+        lookup_kernels.linear(packed, torch.tensor(1.0))
+    with pytest.raises(PluginError, match=r"got torch.int64, expected floating point activations, torch.float32"):
+        lookup_kernels.linear(packed, torch.ones(2, 64, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("int8", [True, False])
+@pytest.mark.parametrize("columns", [64, 70])
+def test_no_rows_give_no_rows(int8: bool, columns: int) -> None:
+    assert lookup_kernels.linear(make(8, columns, 4, int8=int8), torch.randn(0, columns)).shape == (0, 8)
+
+
+@pytest.mark.parametrize("int8", [True, False])
+def test_settings_of_the_caller_change_no_bit(int8: bool) -> None:
+    packed, x, bias = make(140, 64, 4, int8=int8), torch.randn(3, 64), torch.randn(140)
+    wanted = lookup_kernels.linear(packed, x, bias)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(lookup_kernels.linear(packed, x, bias), wanted)
+    fresh = PackedWeight.of(packed.table_weight(), int8=int8)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            assert torch.equal(lookup_kernels.linear(fresh, x, bias), wanted)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_a_mode_that_watches_the_first_call_does_not_spoil_the_trial_of_the_kernels() -> None:
+    class Watch(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            if func is torch.equal:
+                raise AssertionError("the caller's mode sees the trial")
+            return func(*args, **(kwargs or {}))
+
+    wanted = compiled.kernels_of(6).name
+    compiled.kernels_of.cache_clear()
+    try:
+        with Watch():
+            assert compiled.kernels_of(6).name == wanted
+    finally:
+        compiled.kernels_of.cache_clear()
+
+
+def test_machine_code_lives_as_long_as_a_function_that_calls_it() -> None:
+    if compiled.kernels_of(4).name == "portable":
+        pytest.skip("no compiled kernels here")
+    packed, x = make(140, 128, 4, int8=True), torch.randn(1, 128)
+    wanted = lookup_kernels.linear(packed, x)
+    lookup_kernels.linear(packed, x)
+    (known,) = packed.layer.shapes.values()
+    library = weakref.ref(known.call.__module__[0]._library)
+    del packed
+    compiled.kernels_of.cache_clear()
+    compiled._library.cache_clear()
+    gc.collect()
+    assert library() is not None
+    y = torch.empty(1, 140)
+    known.call(0, x.data_ptr(), y.data_ptr(), 1, known.room and compiled.room(known.room))
+    assert torch.equal(y, wanted)
+
+
+def test_a_forked_process_computes_on_with_threads_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not hasattr(os, "fork"):
+        pytest.skip("no fork here")
+    packed, x = make(141, 128, 5, int8=True), torch.randn(20, 128)
+    monkeypatch.setattr(compiled, "THREADED", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    wanted = lookup_kernels.linear(packed, x)  # its pool has a thread now, which the child will not have
+    child = os.fork()
+    if not child:
+        signal.alarm(60)
+        os._exit(not torch.equal(lookup_kernels.linear(packed, x), wanted))
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_threads_that_begin_together_share_one_layer() -> None:
+    packed, x = make(141, 128, 5, int8=True), torch.randn(1, 128)
+    wanted = lookup_kernels.linear(PackedWeight.of(packed.table_weight(), int8=True), x)
+    gate, results = threading.Barrier(8), []
+
+    def one() -> None:
+        gate.wait()
+        results.append(lookup_kernels.linear(packed, x))
+
+    threads = [threading.Thread(target=one) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 8
+    assert all(torch.equal(result, wanted) for result in results)
 
 
 def test_kernels_that_give_wrong_results_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 import sltcore
@@ -198,6 +200,71 @@ def test_a_shape_that_came_before_is_computed_as_at_first(steps: int) -> None:
             assert torch.equal(packed(x), int8_linear(x, integers, weight.scale))
     with pytest.raises(PluginError, match=r"expected \[... 70\]"):
         packed(x[:, :60])
+
+
+def test_a_bias_that_is_computed_is_computed_in_each_call() -> None:
+    class Grown(nn.Module):
+        factor = 1.0
+
+        def forward(self, bias: Tensor) -> Tensor:
+            return bias * self.factor
+
+    packed, _ = twins(lambda: nn.Linear(70, 9), "int8", 3)
+    x = torch.randn(2, 70)
+    with torch.no_grad():
+        without = packed(x) - packed.bias
+        packed(x)
+        grown = Grown()
+        parametrize.register_parametrization(packed, "bias", grown)
+        for factor in (1.0, 3.0, -2.0):
+            grown.factor = factor
+            torch.testing.assert_close(packed(x), without + packed.bias)
+
+
+def test_a_bias_may_be_given_other_memory() -> None:
+    packed, _ = twins(lambda: nn.Linear(70, 9), "int8", 3)
+    x = torch.randn(1, 70)
+    with torch.no_grad():
+        wanted = [packed(x) for _ in range(2)][1]
+        packed.bias.untyped_storage().resize_(1 << 20)  # moves it
+        assert torch.equal(packed(x), wanted)
+        packed.bias.data = packed.bias.data.double()
+        torch.testing.assert_close(packed(x), wanted)
+
+
+def test_codes_that_are_sent_to_another_process_are_found_again() -> None:
+    packed, _ = twins(lambda: nn.Linear(70, 9), "int8", 3)
+    x = torch.randn(1, 70)
+    with torch.no_grad():
+        wanted = [packed(x) for _ in range(2)][1]
+        ForkingPickler.dumps(packed)  # as a queue does: moves tensors into shared memory
+        assert all(torch.equal(packed(x), wanted) for _ in range(2))
+        packed_weights(packed)["weight"].codes.zero_()
+        assert not torch.equal(packed(x), wanted)
+
+
+def test_functional_transforms_see_the_decoded_weight() -> None:
+    packed, _ = twins(lambda: nn.Linear(8, 5), "float")
+    x = torch.randn(4, 3, 8)
+    plain = F.linear(x, packed.weight, packed.bias)
+    packed(x[0])
+    torch.testing.assert_close(torch.func.vmap(packed)(x), plain)
+    jacobian = torch.func.jacrev(packed)(x[0, 0])
+    torch.testing.assert_close(jacobian, packed.weight)
+    embedding, plain_embedding = twins(lambda: nn.Embedding(11, 8), "int8")
+    rows = torch.tensor([[1, 4], [10, 0]])
+    torch.testing.assert_close(torch.func.vmap(embedding)(rows), plain_embedding(rows), rtol=0.1, atol=0.02)
+    torch.testing.assert_close(torch.func.vmap(embedding)(rows), embedding(rows))
+
+
+@pytest.mark.parametrize("compute", ["int8", "float"])
+def test_gradients_pass_in_the_type_of_the_activations(compute: Compute) -> None:
+    packed, _ = twins(lambda: nn.Linear(8, 5), compute)
+    x = torch.randn(3, 8, dtype=torch.bfloat16, requires_grad=True)
+    y = packed(x)
+    y.sum().backward()
+    assert y.dtype == x.grad.dtype == torch.bfloat16
+    torch.testing.assert_close(x.grad.float(), packed.weight.sum(0).expand(3, 8), rtol=2e-2, atol=2e-2)
 
 
 def test_integer_layers_follow_the_integer_formula() -> None:

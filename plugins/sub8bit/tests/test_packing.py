@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from slt_sub8bit.packing import PackedWeight, int8_levels, on_int8_grid, pack, packed_bytes, unpack
+from slt_sub8bit.packing import MOST_COLUMNS, PackedWeight, int8_levels, on_int8_grid, pack, packed_bytes, unpack
 from slt_sub8bit.scheme import decoded
 from sltcore.errors import PluginError
 from sltcore.types import TableWeight
@@ -100,3 +100,28 @@ def test_damaged_states_are_refused_in_one_line() -> None:
         restored(state | {"layer.weight.scale": torch.ones(5)})
     with pytest.raises(PluginError, match="a code points behind its table of 5"):
         restored(state | {"layer.weight.table": torch.arange(5.0)})
+
+
+def test_weights_that_no_kernel_could_read_are_refused() -> None:
+    with pytest.raises(PluginError, match=r"shape \[0, 8\] cannot be packed: it has no values; leave the layer out"):
+        PackedWeight.of(TableWeight(torch.zeros(0, 8, dtype=torch.uint8), torch.randn(8), torch.tensor(1.0)))
+    with pytest.raises(PluginError, match=r"has an index 7, its table has 5 values"):
+        PackedWeight.of(TableWeight(torch.full((2, 8), 7, dtype=torch.uint8), torch.randn(5), torch.tensor(1.0)))
+    wide = TableWeight(torch.zeros(1, MOST_COLUMNS, dtype=torch.uint8), torch.randn(8), torch.tensor(1.0))
+    with pytest.raises(
+        PluginError, match=r"sums of 131072 products may leave 32 bits, 131071 cannot; use compute: float"
+    ):
+        PackedWeight.of(wide, int8=True)
+    assert PackedWeight.of(wide).columns == MOST_COLUMNS
+
+
+def test_a_sum_of_the_most_products_stays_within_32_bits() -> None:
+    assert (MOST_COLUMNS - 1) * 128 * 127 < 2**31
+
+
+def test_an_8_bit_table_that_kernels_would_not_look_up_is_refused() -> None:
+    bytes_ = PackedWeight.of(weight(bits=8), int8=True)
+    state = bytes_.state("layer.weight")
+    state["layer.weight.table"] = bytes_.table.flip(0)
+    with pytest.raises(PluginError, match=r"its table of 8 bits is not -128 to 127"):
+        PackedWeight.restored(state, "layer.weight", bytes_.shape, int8=True)

@@ -8,8 +8,6 @@ from torch import Tensor
 from slt_sub8bit.packing import MOST_LEVEL
 
 TINY = 1e-30
-MOST_COLUMNS = 2**31 // (MOST_LEVEL + 1) ** 2
-"""Columns whose sum of products cannot leave 32 bits."""
 
 
 def int8_rows(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,8 @@ from torch import Tensor, float32, get_num_threads, is_grad_enabled, nn
 from torch._C import _get_tracing_state as tracing_state
 from torch._C import _len_torch_dispatch_stack as dispatch_modes
 from torch._C import _len_torch_function_stack as function_modes
+from torch._C._functorch import peek_interpreter_stack as transforms
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.compiler import is_compiling
 from torch.nn import functional as F
 from torch.nn.modules.module import _has_any_global_hook as has_global_hook
@@ -61,7 +63,7 @@ class Packed(nn.Module):
     """For each attribute the kernel's name in the model, and its packed weight."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        probe = fn(torch.empty(0))
+        probe = fn(torch.empty(0, dtype=float32, device="cpu"))
         if probe.dtype != torch.float32 or probe.device.type != "cpu":
             names = ", ".join(name for name, _ in self._slt_packed.values())
             raise PluginError(
@@ -81,7 +83,9 @@ class Packed(nn.Module):
     def _decoded(self, attribute: str) -> Tensor:
         """The weight as a tensor of its own, which says whose it is."""
         packed = self._slt_packed[attribute][1]
-        return mark_origin(lookup_kernels.decoded(packed), self, attribute)
+        with temporarily_clear_interpreter_stack():  # to torch.func it is a constant
+            weight = lookup_kernels.decoded(packed)
+        return mark_origin(weight, self, attribute)
 
     @contextmanager
     def _weights_in_place(self) -> Iterator[None]:
@@ -117,24 +121,31 @@ class _Linear(Packed):
     """A linear layer that computes from its codes."""
 
     def forward(self, input: Tensor) -> Tensor:
-        packed, bias = self.__dict__[HELD]["weight"][1], self._parameters["bias"]
-        if _is_watched() or type(input) is not Tensor:
+        packed: PackedWeight = self.__dict__[HELD]["weight"][1]
+        bias: Tensor | None = self.bias  # type: ignore[assignment]
+        if _is_watched() or (type(input) is not Tensor and type(input) is not nn.Parameter):
             return F.linear(input, self._decoded("weight"), bias)
         if is_grad_enabled() and (input.requires_grad or (bias is not None and bias.requires_grad)):
             return _differentiable(input, packed, bias)
         y = linear(packed, input, bias)
-        if packed.layer is not None and (bias is None or (bias.dtype is float32 and bias.is_contiguous())):
-            self.__dict__[KNOWN] = _Known(packed.layer, bias)
+        if (
+            (layer := packed.layer) is not None
+            and self._parameters.get("bias", self) is bias  # which is no parameter where it is computed
+            and (bias is None or (bias.dtype is float32 and bias.is_contiguous()))
+        ):
+            self.__dict__[KNOWN] = _Known(layer, packed.codes, bias)
         return y
 
 
 class _Known:
     """How a linear layer computes activations of shapes that came before; a copy of the module finds its own."""
 
-    __slots__ = ("bias", "shapes")
+    __slots__ = ("bias", "bias_at", "codes", "codes_at", "held", "shapes")
 
-    def __init__(self, layer: Any, bias: Tensor | None) -> None:
-        self.shapes, self.bias = layer.shapes, bias
+    def __init__(self, layer: Any, codes: Tensor, bias: Tensor | None) -> None:
+        self.shapes, self.bias, self.codes, self.codes_at = layer.shapes, bias, codes, layer.codes_at
+        self.held = None if bias is None else bias.detach()  # nothing else can come to lie where it did
+        self.bias_at = 0 if bias is None else bias.data_ptr()
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         return type(None), ()
@@ -167,7 +178,9 @@ def _call(self: nn.Module, *inputs: Any, **named: Any) -> Any:
         )
         and x.dtype is float32
         and x.is_cpu
-        and (bias := own["_parameters"]["bias"]) is known.bias
+        and (bias := own["_parameters"].get("bias", own)) is known.bias
+        and (bias_at := 0 if bias is None else bias.data_ptr()) == known.bias_at
+        and known.codes.data_ptr() == known.codes_at
         and not (is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)))
     ):
         shape, stride, call, steps, size, is_long = found
@@ -175,7 +188,7 @@ def _call(self: nn.Module, *inputs: Any, **named: Any) -> Any:
             if not x.is_contiguous():
                 x = x.contiguous()
             y: Tensor = empty(shape, stride, float32)
-            call(0 if bias is None else bias.data_ptr(), x.data_ptr(), y.data_ptr(), steps, size and room(size))
+            call(bias_at, x.data_ptr(), y.data_ptr(), steps, size and room(size))
             return y
     return nn.Module.__call__(self, *inputs, **named)
 
@@ -336,9 +349,15 @@ def _blank(kind: Any, attributes: tuple[str, ...]) -> nn.Module:
     return packed.__new__(packed)
 
 
-def _is_watched() -> bool:
-    """Whether somebody follows the operations: an emulated accelerator, an export, a compiler."""
-    return bool(function_modes() or dispatch_modes() or tracing_state() is not None or is_compiling())
+def _is_watched() -> object:
+    """Whether somebody follows the operations: an emulated accelerator, an export, a compiler, `torch.func`."""
+    return (
+        function_modes()
+        or dispatch_modes()
+        or transforms() is not None
+        or tracing_state() is not None
+        or is_compiling()
+    )
 
 
 class _IntegerLinear(torch.autograd.Function):
@@ -357,7 +376,8 @@ class _IntegerLinear(torch.autograd.Function):
 
 
 def _differentiable(x: Tensor, packed: PackedWeight, bias: Tensor | None) -> Tensor:
+    single, added = x.to(float32), None if bias is None else bias.to(float32)
     if packed.int8:
-        y: Tensor = _IntegerLinear.apply(x, bias, packed)  # type: ignore[no-untyped-call]
-        return y
-    return F.linear(x, lookup_kernels.decoded(packed), bias)
+        y: Tensor = _IntegerLinear.apply(single, added, packed)  # type: ignore[no-untyped-call]
+        return y.to(x.dtype)
+    return F.linear(single, lookup_kernels.decoded(packed), added).to(x.dtype)

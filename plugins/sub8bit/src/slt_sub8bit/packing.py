@@ -24,6 +24,8 @@ from sltcore.types import TableWeight
 
 GROUP = 64
 MOST_LEVEL = 127
+MOST_COLUMNS = 2**31 // (MOST_LEVEL + 1) ** 2
+"""Columns from which a sum of products might leave 32 bits."""
 PARTS = ("codes", "table", "scale")
 CHUNK = 1 << 20  # groups packed at once
 
@@ -89,7 +91,7 @@ def int8_levels(table: Tensor) -> Levels:
     """The table rounded to 8 bits: step = max|table| / 127, half to even. A table that is on the integers already keeps
     them, with a step of 1, so that rounding twice changes nothing."""
     if bool((table == table.round()).all()) and bool((table.abs() <= MOST_LEVEL).all()):
-        return Levels(table.to(torch.int8), torch.ones(()))
+        return Levels(table.to(torch.int8), torch.ones((), dtype=torch.float32))
     step = table.abs().amax() / MOST_LEVEL
     return Levels((table / step).round().clamp(-MOST_LEVEL, MOST_LEVEL).to(torch.int8), step)
 
@@ -103,7 +105,11 @@ def on_int8_grid(weight: TableWeight) -> TableWeight:
 def _as_bytes(weight: TableWeight) -> TableWeight:
     """An 8-bit weight whose codes are its integers plus 128, so that no table is needed to compute with it."""
     indices = torch.take(weight.table + 128, weight.indices.long()).to(torch.uint8)
-    return TableWeight(indices, torch.arange(-128.0, 128.0), weight.scale)
+    return TableWeight(indices, _all_bytes(), weight.scale)
+
+
+def _all_bytes() -> Tensor:
+    return torch.arange(-128, 128, dtype=torch.float32, device="cpu")
 
 
 @dataclass(eq=False)
@@ -127,8 +133,17 @@ class PackedWeight:
     def __post_init__(self) -> None:
         self.bits = needed_bits(len(self.table))
         self.count = math.prod(self.shape)
+        if not self.count:
+            raise PluginError(
+                f"a weight of shape {list(self.shape)} cannot be packed: it has no values; leave the layer out"
+            )
         self.rows = self.shape[0]
         self.columns = self.count // self.rows  # as a matrix, all axes but the first together
+        if self.int8 and self.columns >= MOST_COLUMNS:
+            raise PluginError(
+                f"a packed weight of shape {list(self.shape)} cannot compute in 8-bit integers: its sums of {self.columns} "
+                f"products may leave 32 bits, {MOST_COLUMNS - 1} cannot; use compute: float"
+            )
         self.codes = aligned(self.codes)
 
     @property
@@ -161,6 +176,10 @@ class PackedWeight:
                 f"a packed weight of shape {list(shape)} has scale {list(weight.scale.shape)}, expected one or one a row"
             )
         codes = pack(weight.indices.contiguous(), needed_bits(len(weight.table)))
+        if codes.numel() and int(weight.indices.max()) >= len(weight.table):
+            raise PluginError(
+                f"a packed weight has an index {int(weight.indices.max())}, its table has {len(weight.table)} values"
+            )
         return cls(codes, weight.table.detach().float().clone(), scale.clone(), shape, int8)
 
     @classmethod
@@ -198,6 +217,10 @@ class PackedWeight:
                 raise PluginError(f"packed {name}: its {part} has values that are not finite; the file is damaged")
         if self.int8 and not bool((self.table == self.table.round()).all() and (self.table.abs() <= 128).all()):
             raise PluginError(f"packed {name}: its table is no int8 grid; it was packed with compute: float")
+        if self.int8 and self.bits == 8 and not torch.equal(self.table, _all_bytes()):  # kernels do not look it up
+            raise PluginError(
+                f"packed {name}: its table of 8 bits is not -128 to 127; it was packed with compute: float"
+            )
         self._check_codes(name)
 
     def _check_codes(self, name: str) -> None:
@@ -224,6 +247,11 @@ class PackedWeight:
     def reference(self) -> Tensor:
         """The decoded weight, float32 of its shape, by the formula alone; kernels must agree with it bit for bit."""
         return decoded(self.table_weight())
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled. Sending a tensor to another process moves it into shared memory: its addresses are forgotten."""
+        self.moved()
+        return {**self.__dict__, "derived": {}}
 
     def __deepcopy__(self, memo: dict[int, object]) -> PackedWeight:
         codes, table, scale = (copy.deepcopy(tensor, memo) for tensor in (self.codes, self.table, self.scale))

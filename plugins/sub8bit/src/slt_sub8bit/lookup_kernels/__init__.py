@@ -13,6 +13,7 @@ from slt_sub8bit.lookup_kernels.portable import rows_of
 from slt_sub8bit.packing import PackedWeight
 from sltcore.errors import PluginError
 
+WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 __all__ = ["decoded", "decoded_rows", "linear", "return_memory", "room"]
 
 
@@ -22,7 +23,10 @@ def decoded(packed: PackedWeight) -> Tensor:
 
 
 def decoded_rows(packed: PackedWeight, rows: Tensor) -> Tensor:
-    """The rows that integers `[...]` name, float32 `[... columns]`. **Raises** `IndexError` for a row that is not there."""
+    """The rows that integers `[...]` name, float32 `[... columns]`. **Raises** `IndexError` for a row that is not there,
+    `PluginError` for other than whole numbers."""
+    if rows.dtype not in WHOLE:
+        raise PluginError(f"rows of a packed weight are named by {rows.dtype}, expected whole numbers, torch.int64")
     found = rows_of(packed, rows.reshape(-1).to(torch.int64))
     return found.view(*rows.shape, *packed.shape[1:])
 
@@ -31,7 +35,7 @@ def linear(packed: PackedWeight, x: Tensor, bias: Tensor | None = None) -> Tenso
     """x `[... columns]` times the weight `[rows columns]`, plus bias, in the type of x; in 8-bit integers where the weight
     says so. No gradient passes."""
     shape = x.shape
-    if shape[-1] != packed.columns or not x.is_cpu:
+    if shape[-1:] != (packed.columns,) or not x.is_cpu:
         raise PluginError(
             f"a packed linear layer got {list(shape)} on {x.device}, expected [... {packed.columns}] on the CPU"
         )
@@ -41,8 +45,15 @@ def linear(packed: PackedWeight, x: Tensor, bias: Tensor | None = None) -> Tenso
                 f"a packed linear layer has a bias {list(bias.shape)} on {bias.device}, expected [{packed.rows}] on the CPU"
             )
         bias = bias.detach().to(torch.float32).contiguous()
-    y = torch.empty((*shape[:-1], packed.rows))
+    if torch.is_autocast_enabled("cpu"):  # or products of decoded weights would be rounded to its type
+        with torch.autocast("cpu", enabled=False):
+            return linear(packed, x, bias)
+    y = torch.empty((*shape[:-1], packed.rows), dtype=torch.float32, device="cpu")
     if x.dtype is not torch.float32 or not x.is_contiguous():
+        if not x.is_floating_point():
+            raise PluginError(
+                f"a packed linear layer got {x.dtype}, expected floating point activations, torch.float32"
+            )
         return linear(packed, x.detach().to(torch.float32).contiguous(), bias).to(x.dtype)
     kernels = kernels_of(packed.bits)
     (kernels.integer_linear if packed.int8 else kernels.float_linear)(packed, x, bias, y)

@@ -65,12 +65,13 @@ def _wrapper(target: str, name: str) -> str:
 class PythonFunctions:
     """Python functions of one piece of machine code, each bound to an address of its own."""
 
-    def __init__(self, name: str, address: int) -> None:
-        self._method = _Method(name.encode(), address, FASTCALL, None)
-        self._new = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)(
+    def __init__(self, name: str, address: int, library: object) -> None:
+        self._method, self._library = _Method(name.encode(), address, FASTCALL, None), library
+        self._new = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.py_object, ctypes.py_object)(
             ("PyCFunction_NewEx", ctypes.pythonapi)
         )
 
-    def bound(self, address: int) -> Any:
-        """The function with `address` as its first argument."""
-        return self._new(ctypes.addressof(self._method), address, None)
+    def bound(self, address: int, owner: object) -> Any:
+        """The function with `address` as its first argument. It holds, in the place of its module, its machine code and
+        `owner`, whose memory the address is."""
+        return self._new(ctypes.addressof(self._method), address, (self, owner))

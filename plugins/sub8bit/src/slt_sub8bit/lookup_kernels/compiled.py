@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
@@ -14,8 +15,9 @@ import llvmlite.binding as llvm
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._python_dispatch import _disable_current_modes
 
-from slt_sub8bit.integer_linear import MOST_COLUMNS, int8_linear
+from slt_sub8bit.integer_linear import int8_linear
 from slt_sub8bit.lookup_kernels import activations, products, tiles
 from slt_sub8bit.lookup_kernels.calls import PythonFunctions
 from slt_sub8bit.lookup_kernels.codes import Avx2, Avx512, Codes
@@ -38,8 +40,8 @@ MOST_SHAPES = 64
 """Shapes of activations that a layer remembers."""
 CHUNK = 1 << 18
 """Weights decoded to floats at a time."""
-ONE = torch.ones(1)
-NOTHING = torch.tensor([-0.0])  # the bias of a layer without one
+ONE = torch.ones(1, dtype=torch.float32, device="cpu")
+NOTHING = torch.tensor([-0.0], dtype=torch.float32, device="cpu")  # the bias of a layer without one
 
 
 class Plan(NamedTuple):
@@ -54,9 +56,9 @@ class CompiledKernels(PortableKernels):
 
     def __init__(self, bits: int, kind: type[Codes] = Avx512) -> None:
         self.bits, self.kind, self.name = bits, kind, kind.name
-        library = _library(bits, kind)
+        self.library = library = _library(bits, kind)
         names = ("one", "few", "many") if kind.has_tiles else ("one", "few")
-        self.calls = {name: PythonFunctions(name, library.address(f"call_{name}")) for name in names}
+        self.calls = {name: PythonFunctions(name, library.address(f"call_{name}"), library) for name in names}
         self.parts = {name: library.function(f"{name}_rows", 9) for name in names[1:]}
         self.bytes_out = library.function("decode_bytes", 5)
         self.floats_out = library.function("decode_floats", 7)
@@ -76,7 +78,7 @@ class CompiledKernels(PortableKernels):
         self.bytes_out(packed.codes.data_ptr(), table.data_ptr(), target.data_ptr(), 0, groups(packed))
 
     def floats(self, packed: PackedWeight) -> Tensor:
-        target = torch.empty(groups(packed) * GROUP)
+        target = torch.empty(groups(packed) * GROUP, dtype=torch.float32, device="cpu")
         return self._float_rows(packed, 0, packed.rows, target).view(packed.shape)
 
     def _float_rows(self, packed: PackedWeight, begin: int, end: int, target: Tensor) -> Tensor:
@@ -97,7 +99,9 @@ class CompiledKernels(PortableKernels):
         steps = x.numel() // packed.columns
         if not steps:
             return
-        layer: Layer = packed.layer or _prepared(self, packed)
+        layer: Layer = packed.layer
+        if layer is None or layer.codes_at != packed.codes.data_ptr():
+            layer = _prepared(self, packed)
         most = max(TILE, MOST_TILES // packed.columns // TILE * TILE)
         plan = self.plan(packed, min(steps, most))
         if plan is None:
@@ -109,7 +113,7 @@ class CompiledKernels(PortableKernels):
             x_at, y_at = x.data_ptr() + 4 * start * packed.columns, y.data_ptr() + 4 * start * packed.rows
             count = min(most, steps - start)
             if is_long and torch.get_num_threads() > 1:
-                self._threaded(packed, layer, (x_at, y_at, count), add)
+                self._threaded(packed, layer, (x_at, y_at, count), add, (x, bias, y))
             else:
                 layer.calls[plan.function](add, x_at, y_at, count, room(plan.room))
         if steps <= most:
@@ -119,7 +123,7 @@ class CompiledKernels(PortableKernels):
             layer.shapes[x.shape] = Known(tuple(y.shape), y.stride(), call, steps, plan.room, is_long)
 
     def float_linear(self, packed: PackedWeight, x: Tensor, bias: Tensor | None, y: Tensor) -> None:
-        if x.numel() > packed.columns or packed.columns % GROUP or packed.rows % products.ROWS_FLOAT or self.bits > 5:
+        if x.numel() != packed.columns or packed.columns % GROUP or packed.rows % products.ROWS_FLOAT or self.bits > 5:
             self._float_product(packed, x, bias, y)
             return
         add, add_step = (bias.data_ptr(), 1) if bias is not None else (NOTHING.data_ptr(), 0)
@@ -136,23 +140,33 @@ class CompiledKernels(PortableKernels):
                 part = None if bias is None else bias[begin:end]
                 target[:, begin:end] = F.linear(flat, self._float_rows(packed, begin, end, space), part)
 
-    def _threaded(self, packed: PackedWeight, layer: Layer, given: tuple[int, int, int], bias: int) -> None:
-        """The rows of the weight, shared out among torch's number of threads."""
+    def _threaded(
+        self,
+        packed: PackedWeight,
+        layer: Layer,
+        given: tuple[int, int, int],
+        bias: int,
+        held: tuple[Tensor | None, ...],
+    ) -> None:
+        """The rows of the weight, shared out among torch's number of threads, each of which keeps what it works on: an
+        interrupt takes the caller away while they write."""
         count, plan = torch.get_num_threads(), self.plan(packed, max(2, given[2]))
         assert plan is not None
         rows_of_plan, share = self.parts[plan.function], -(-packed.rows // count // STRIP) * STRIP
         pointers = (bias, 1) if bias else (NOTHING.data_ptr(), 0)
 
-        def work(begin: int) -> None:
+        def work(begin: int, _: tuple[object, ...]) -> None:
             rows_of_plan(layer.address, *pointers, *given, room(plan.room), begin, min(begin + share, packed.rows))
 
-        waiting = [_pool(count).submit(work, begin) for begin in range(share, packed.rows, share)]
-        work(0)
+        waiting = [_pool(count).submit(work, begin, (layer, held)) for begin in range(share, packed.rows, share)]
+        work(0, (layer, held))
         for one in waiting:
             one.result()
 
 
 _own = threading.local()
+_making = threading.RLock()
+"""Held while code is compiled or a layer prepared, so that two threads never make, and one never drops, the same."""
 
 
 def _room(name: str, count: int, dtype: torch.dtype) -> Tensor:
@@ -160,7 +174,7 @@ def _room(name: str, count: int, dtype: torch.dtype) -> Tensor:
     kept: Tensor | None = getattr(_own, name, None)
     if kept is None or kept.numel() < count:
         with torch.inference_mode(False):  # a tensor made inside could not be written to outside
-            kept = torch.empty(count, dtype=dtype)
+            kept = torch.empty(count, dtype=dtype, device="cpu")
         setattr(_own, name, kept)
     return kept[:count]
 
@@ -179,6 +193,17 @@ def _shares(packed: PackedWeight, weights: int) -> Iterator[tuple[int, int]]:
 @lru_cache(maxsize=1)
 def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max(1, threads - 1), thread_name_prefix="lookup-kernels")
+
+
+def _after_fork() -> None:
+    """A forked process has the locks and the pool of its parent, but not the threads that would serve them."""
+    global _making
+    _making = threading.RLock()
+    _pool.cache_clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class _Library:
@@ -222,6 +247,11 @@ def is_supported(kind: type[Codes] = Avx512) -> bool:
 @cache
 def kernels_of(bits: int) -> PortableKernels:
     """The fastest kernels of a width that give right results here."""
+    with _making, torch._C.DisableTorchFunction(), _disable_current_modes():  # no mode of the caller's sees the trial
+        return _found(bits)
+
+
+def _found(bits: int) -> PortableKernels:
     for kind in KINDS:
         if not is_supported(kind):
             continue
@@ -240,23 +270,24 @@ def _without(bits: int, why: str) -> PortableKernels:
 
 def agrees(kernels: CompiledKernels) -> bool:
     """Whether kernels give what the formulas give, on a small layer of whole groups and one of odd size."""
-    generator = torch.Generator().manual_seed(kernels.bits)
+    generator, float32 = torch.Generator().manual_seed(kernels.bits), torch.float32
     for rows, columns, scales in ((7, 128, 7), (5, 83, 1)):
         indices = torch.randint(0, 2**kernels.bits, (rows, columns), generator=generator, dtype=torch.uint8)
-        table = torch.randn(2**kernels.bits, generator=generator)
-        weight = TableWeight(indices, table, torch.rand(scales, 1, generator=generator) + 0.5)
-        x, bias = torch.randn(50, columns, generator=generator), torch.randn(rows, generator=generator)
+        table = torch.randn(2**kernels.bits, generator=generator, dtype=float32)
+        weight = TableWeight(indices, table, torch.rand(scales, 1, generator=generator, dtype=float32) + 0.5)
+        x = torch.randn(50, columns, generator=generator, dtype=float32)
+        bias = torch.randn(rows, generator=generator, dtype=float32)
         packed, whole = PackedWeight.of(weight), PackedWeight.of(weight, int8=True)
         if not torch.equal(kernels.floats(packed), packed.reference()):
             return False
         integers = torch.take(whole.table, unpack(whole.codes, whole.bits, whole.count).long()).view(rows, columns)
         for steps in (1, 6, 50):
             expected = int8_linear(x[:steps], integers.to(torch.int8), whole.scale, bias)
-            y = torch.empty(steps, rows)
+            y = torch.empty(steps, rows, dtype=float32)
             kernels.integer_linear(whole, x[:steps], bias, y)
             if not torch.equal(y, expected):
                 return False
-        y = torch.empty(1, rows)
+        y = torch.empty(1, rows, dtype=float32)
         kernels.float_linear(packed, x[:1], bias, y)
         if not torch.allclose(y, F.linear(x[:1], packed.reference(), bias), atol=1e-4):
             return False
@@ -266,7 +297,7 @@ def agrees(kernels: CompiledKernels) -> bool:
 def _bytes_table(packed: PackedWeight) -> Tensor:
     """The table as int8, with room for the registers that hold it."""
     if "bytes_table" not in packed.derived:
-        table = torch.zeros(128, dtype=torch.int8)
+        table = torch.zeros(128, dtype=torch.int8, device="cpu")
         if packed.bits < 8:
             table[: len(packed.table)] = packed.table.to(torch.int8)
         packed.derived["bytes_table"] = table
@@ -279,7 +310,9 @@ def _floats_table(packed: PackedWeight) -> Tensor:
     if len(packed.table) == size:
         return packed.table
     if "floats_table" not in packed.derived:
-        packed.derived["floats_table"] = torch.cat([packed.table, torch.zeros(size - len(packed.table))])
+        table = torch.zeros(size, dtype=torch.float32, device="cpu")
+        table[: len(packed.table)] = packed.table
+        packed.derived["floats_table"] = table
     return packed.derived["floats_table"]
 
 
@@ -298,16 +331,18 @@ class Known(NamedTuple):
 class Layer:
     """The record of a layer, at an address that stays, and the functions that compute with it.
 
-    It holds what the record points to, is never copied with a module, and is dropped when a tensor may have moved.
+    It holds what the record points to, and so does each of its functions. It is never copied with a module, and is dropped
+    when a tensor may have moved, or its codes have.
     """
 
-    __slots__ = ("address", "calls", "held", "record", "shapes")
+    __slots__ = ("address", "calls", "codes_at", "held", "record", "shapes")
 
     def __init__(self, calls: Mapping[str, PythonFunctions], held: tuple[Tensor, ...], *fields: int) -> None:
-        self.held = held
+        self.held = tuple(tensor.detach() for tensor in held)  # whose memory stays theirs, whatever `data` is set to
         self.record = (ctypes.c_int64 * len(products.RECORD))(*fields)
-        self.address = ctypes.addressof(self.record)
-        self.calls = {name: functions.bound(self.address) for name, functions in calls.items()}
+        self.address, self.codes_at = ctypes.addressof(self.record), fields[0]
+        owner = (self.record, self.held)
+        self.calls = {name: functions.bound(self.address, owner) for name, functions in calls.items()}
         self.shapes: dict[torch.Size, Known] = {}
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
@@ -315,8 +350,16 @@ class Layer:
 
 
 def _prepared(kernels: CompiledKernels, packed: PackedWeight) -> Layer:
-    """The record of a layer, and what it points to."""
-    assert packed.columns < MOST_COLUMNS
+    """The record of a layer, and what it points to; made once, whatever number of threads asks."""
+    with _making, torch._C.DisableTorchFunction():
+        layer: Layer | None = packed.layer
+        if layer is None or layer.codes_at != packed.codes.data_ptr():
+            packed.moved()
+            packed.layer = layer = _layer(kernels, packed)
+        return layer
+
+
+def _layer(kernels: CompiledKernels, packed: PackedWeight) -> Layer:
     integers = torch.empty(groups(packed) * GROUP, dtype=torch.int8)
     kernels.decode_bytes(packed, integers)
     total = torch.zeros(groups(packed) + 1, dtype=torch.int64)
@@ -334,6 +377,4 @@ def _prepared(kernels: CompiledKernels, packed: PackedWeight) -> Layer:
     fields = (packed.codes.data_ptr(), table.data_ptr(), packed.columns, packed.scale.data_ptr(), scale_step)
     held = (packed.codes, table, packed.scale, sums, row_sums)
     rest = (sums.data_ptr(), packed.rows, stride, whole, NOTHING.data_ptr(), row_sums.data_ptr())
-    layer = Layer(kernels.calls, held, *fields, *rest)
-    packed.layer = layer
-    return layer
+    return Layer(kernels.calls, held, *fields, *rest)

@@ -20,7 +20,7 @@ class PortableKernels:
 
     def integers(self, packed: PackedWeight) -> Tensor:
         """The codes as integers of the int8 grid, int8 `[rows columns]`."""
-        target = torch.empty(groups(packed) * GROUP, dtype=torch.int8)
+        target = torch.empty(groups(packed) * GROUP, dtype=torch.int8, device="cpu")
         self.decode_bytes(packed, target)
         return target[: packed.count].view(packed.rows, packed.columns)
 
@@ -34,7 +34,7 @@ class PortableKernels:
         """The weight, float32 `[rows ...]`: `table[codes] * scale`."""
         table = np.zeros(256, np.float32)
         table[: len(packed.table)] = packed.table.numpy()
-        target = torch.empty(groups(packed) * GROUP)
+        target = torch.empty(groups(packed) * GROUP, dtype=torch.float32, device="cpu")
         _decode(packed.codes.numpy(), packed.bits, table, target.numpy())
         found = target[: packed.count].view(packed.rows, packed.columns)
         return found.mul_(packed.scale.view(-1, 1)).view(packed.shape)
