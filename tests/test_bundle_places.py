@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fake_plugins import Site
 from torch import nn
 
 import sltcore
 from sltcore.bundle import describe_bundle, load_bundle, provenance, save_bundle
 from sltcore.bundle.weights import fill_model, read_weights, save_weights
 from sltcore.errors import BundleError, SltError
+from sltcore.registry import Registry
 
 SPEC = {
     "slt": 1,
@@ -260,3 +262,52 @@ def test_an_unreadable_file_is_named(bundle: Path, tmp_path: Path):
     (copy / "weights.safetensors").chmod(0)
     with pytest.raises(SltError, match="weights.safetensors"):
         load_bundle(copy)
+
+
+ADDITION = '{"format": 1, "needs": "sltcore-additions"}'
+ADDING = """
+from sltcore.plugin import hookimpl
+SLT_API = (1, 0)
+@hookimpl
+def slt_components():
+    return []
+"""
+
+
+def test_what_was_added_is_never_passed_over_in_silence(bundle: Path, tmp_path: Path, monkeypatch):
+    copy = tmp_path / "added"
+    shutil.copytree(bundle, copy)
+    (copy / "more").mkdir()
+    (copy / "more" / "added.json").write_text(ADDITION)
+    missing = r"more/added.json needs sltcore-additions, which is not installed; the bundle would work without .* pip install sltcore-additions, or remove the folder more"
+    for load in (load_bundle, sltcore.load):
+        with pytest.raises(BundleError, match=missing) as raised:
+            load(copy)
+        assert "\n" not in str(raised.value)
+    site = Site(tmp_path / "site")
+    site.add("additions", ADDING)
+    monkeypatch.syspath_prepend(str(site.folder))
+    expected = sltcore.load(bundle)(SOUND)
+    assert load_bundle(copy, registry=Registry())(SOUND) == expected
+    monkeypatch.setenv("SLT_DISABLE", "additions")
+    with pytest.raises(BundleError, match="needs sltcore-additions, which is disabled: kept out by SLT_DISABLE"):
+        load_bundle(copy, registry=Registry())
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"needs": ""}', '{"needs": 3}'])
+def test_an_addition_that_does_not_say_what_it_needs_is_refused(bundle: Path, tmp_path: Path, text: str):
+    copy = tmp_path / "added"
+    shutil.copytree(bundle, copy)
+    (copy / "more").mkdir()
+    (copy / "more" / "added.json").write_text(text)
+    with pytest.raises(BundleError, match="more/added.json is cut or changed; remove the folder more and add again"):
+        load_bundle(copy)
+
+
+def test_a_bundle_saved_with_such_a_file_of_its_own_loads(bundle: Path, tmp_path: Path):
+    copy = tmp_path / "own"
+    shutil.copytree(bundle, copy)
+    (copy / "more").mkdir()
+    (copy / "more" / "added.json").write_text("{}")
+    resigned(copy)
+    assert load_bundle(copy)(SOUND) == sltcore.load(bundle)(SOUND)

@@ -136,7 +136,9 @@ def test_an_adapter_learns_and_leaves_its_base_alone(
     base = sltcore.load({"slt": 1, "kind": "pipeline", "seed": 5, **pipeline_with(encoder=CONFORMER)})
     before, said = {n: t.clone() for n, t in base.model.state_dict().items()}, says(base, tones[0])
     save_bundle(base, tmp_path / "base")
-    trained = run(tones, tmp_path / "run", registry, pipeline=str(tmp_path / "base"), set={"transforms": ["rank-update"]})
+    trained = run(
+        tones, tmp_path / "run", registry, pipeline=str(tmp_path / "base"), set={"transforms": ["rank-update"]}
+    )
     assert losses_of(trained)[-1] < losses_of(trained)[0]
     loaded = sltcore.load(trained.bundle, registry=registry)
     adapted = [module for module in loaded.model.modules() if isinstance(module, LowRank)]

@@ -26,12 +26,13 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import sltcore
-from slt_residual_adapters.added import add, read_added, read_all, remove
+from slt_residual_adapters.added import NEEDS, add, read_added, read_all, remove
 from slt_residual_adapters.commands import app
 from slt_residual_adapters.residual_adapters import ResidualAdapters
 from slt_residual_adapters.update import read_update, save_update
 from sltcore.bundle import load_bundle, save_bundle
 from sltcore.errors import BundleError, PluginError, SltError, SpecError
+from sltcore.registry import Registry
 from sltcore.types import Waveform
 
 pytest.importorskip("slt_speech")
@@ -259,6 +260,25 @@ def test_damaged_files_are_told(base: Path, tmp_path: Path) -> None:
     listed.write_text(text.replace('"format": 1', '"format": 9'))
     with pytest.raises(BundleError, match="updates/added.json has format 9, expected 1"):
         sltcore.load(base)
+
+
+def test_without_the_plugin_a_bundle_with_updates_is_refused(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = drawn_file(base, tmp_path, "monday")
+    plain = heard(sltcore.load(base))
+    add(base, [file])
+    full = Registry()
+    bare = Registry.from_rows(row for row in full.rows if row.distribution != NEEDS)
+    with pytest.raises(
+        BundleError, match=rf"updates/added.json needs {NEEDS}, which is not installed; .* remove the folder"
+    ):
+        sltcore.load(base, registry=bare)
+    monkeypatch.setenv("SLT_DISABLE", NEEDS)
+    with pytest.raises(BundleError, match=f"updates/added.json needs {NEEDS}, which is disabled"):
+        sltcore.load(base, registry=Registry())
+    remove(base, ["monday"])
+    assert torch.equal(heard(sltcore.load(base, registry=Registry())), plain)
 
 
 def test_what_is_no_update_is_told(base: Path, tmp_path: Path) -> None:

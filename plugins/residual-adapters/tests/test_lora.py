@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from adapter_models import WIDTH, drawn_update, frames, tower
@@ -53,31 +55,61 @@ def test_low_rank_and_bottleneck_updates_work_together() -> None:
     torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-12, atol=1e-12)
 
 
-def test_it_is_the_sum_that_peft_calls_cat() -> None:
+def peft_pair() -> tuple[Any, list[Update]]:
+    """Two low-rank adapters that peft made, in float64, and the same as updates."""
     peft = pytest.importorskip("peft")
     torch.manual_seed(0)
-    base = tower()
-    loras = [peft.LoraConfig(r=2, lora_alpha=4, target_modules=["linear"]) for _ in range(2)]
-    wrapped = peft.get_peft_model(base, loras[0], adapter_name="u0")
+    loras = [peft.LoraConfig(r=2 + k, lora_alpha=4, target_modules=["linear"]) for k in range(2)]
+    wrapped = peft.get_peft_model(tower(torch.float64), loras[0], adapter_name="u0")
     wrapped.add_adapter("u1", loras[1])
     updates = []
-    for name in ("u0", "u1"):
+    for k, name in enumerate(("u0", "u1")):
         tensors = {}
-        for k in range(3):
-            layer = wrapped.get_submodule(f"base_model.model.blocks.{k}.linear")
+        for block in range(3):
+            layer = wrapped.get_submodule(f"base_model.model.blocks.{block}.linear")
             with torch.no_grad():
                 layer.lora_B[name].weight.normal_()
-            tensors[f"blocks.{k}.linear"] = {
-                "down": layer.lora_A[name].weight.detach(),
-                "up": layer.lora_B[name].weight.detach(),
-            }
-        updates.append(Update(name, hash_model(tower()), tensors, method="lora", scale=2.0))
-    wrapped.add_weighted_adapter(["u0", "u1"], [0.5, 1.5], "both", combination_type="cat")
-    wrapped.set_adapter("both")
-    model = tower()
-    ResidualAdapters(updates=updates, weights={"u0": 0.5, "u1": 1.5}).attach(model)
+            down, up = (each[name].weight.detach().clone() for each in (layer.lora_A, layer.lora_B))
+            assert down.dtype == torch.float64
+            tensors[f"blocks.{block}.linear"] = {"down": down, "up": up}
+        base = hash_model(tower(torch.float64))
+        updates.append(Update(name, base, tensors, method="lora", scale=4 / (2 + k)))
+    return wrapped.eval(), updates
+
+
+def worn(updates: list[Update], **options: Any) -> nn.Module:
+    model = tower(torch.float64)
+    ResidualAdapters(updates=updates, **options).attach(model)
+    return model
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_one_update_is_peft_s_adapter_unmerged_and_merged(place: int) -> None:
+    wrapped, updates = peft_pair()
+    x = frames(dtype=torch.float64)
     with torch.no_grad():
-        torch.testing.assert_close(model(frames()), wrapped.eval()(frames()), rtol=1e-5, atol=1e-5)
+        found = worn(updates[place : place + 1])(x)
+        assert float((found - tower(torch.float64)(x)).abs().max()) > 1e-2
+        wrapped.set_adapter(updates[place].name)
+        torch.testing.assert_close(found, wrapped(x), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(found, wrapped.merge_and_unload()(x), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("folds", [True, False])
+def test_the_weighted_sum_is_what_peft_calls_cat_and_sums_peft_s_weights(folds: bool) -> None:
+    wrapped, updates = peft_pair()
+    weights = {"u0": 0.5, "u1": 1.5}
+    x, summed = frames(dtype=torch.float64), tower(torch.float64)
+    wrapped.add_weighted_adapter(list(weights), list(weights.values()), "both", combination_type="cat")
+    wrapped.set_adapter("both")
+    with torch.no_grad():
+        found = worn(updates, weights=weights, folds=folds)(x)
+        torch.testing.assert_close(found, wrapped(x), rtol=1e-6, atol=1e-6)
+        for block in range(3):
+            layer = wrapped.get_submodule(f"base_model.model.blocks.{block}.linear")
+            for name, weight in weights.items():
+                summed.blocks[block].linear.weight += weight * layer.get_delta_weight(name)  # type: ignore[operator,union-attr]
+        torch.testing.assert_close(found, summed(x), rtol=1e-6, atol=1e-6)
 
 
 def test_every_called_linear_layer_is_the_default() -> None:
@@ -92,6 +124,16 @@ def test_every_called_linear_layer_is_the_default() -> None:
     ]  # out_proj of the attention is never called
 
 
-def test_it_stands_beside_linear_layers_only() -> None:
+@pytest.mark.parametrize(
+    "module", [nn.Conv1d(4, 4, 1), nn.Embedding(4, 4), nn.LSTM(4, 4), nn.GRU(4, 4), nn.LayerNorm(4)]
+)
+def test_beside_anything_but_a_linear_layer_it_is_refused(module: nn.Module) -> None:
+    kind = type(module).__name__
+    message = rf"place: part is a {kind}, but lora stands beside linear layers; name some, or use residual adapters"
+    with pytest.raises(PluginError, match=message):
+        ResidualAdapters("monday", method="lora", place=["part"]).attach(nn.ModuleDict({"part": module}))
+
+
+def test_a_block_is_refused_too() -> None:
     with pytest.raises(PluginError, match=r"place: blocks\.0 is a Block, but lora stands beside linear layers"):
         ResidualAdapters("monday", method="lora", place=["blocks.*"]).attach(tower())

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 import sltcore
 from slt_residual_adapters.added import add, remove
+from slt_residual_adapters.residual_adapters import ResidualAdapters
 from slt_residual_adapters.update import read_update, save_update
 from sltcore.errors import SltError
 from sltcore.train import fit
@@ -91,11 +92,14 @@ def test_training_again_gives_the_same_bits(tmp_path: Path) -> None:
     assert one.read_bytes() == other.read_bytes()
 
 
-def test_a_fusion_is_trained_on_a_bundle_of_updates(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("fusion", "parameters"), [("gate", 4), ("attention", 6)])
+def test_a_fusion_is_trained_on_a_bundle_of_updates(fusion: str, parameters: int, tmp_path: Path) -> None:
     base = base_bundle(tmp_path / "base")
     table = manifest(tmp_path, "monday", ["cab", "a cab", "ab ba", "b"])
-    paths = [str(run(base, tmp_path / name, table, name)) for name in ("monday", "friday")]
-    both: Any = {"use": "residual", "updates": paths, "fusion": "gate"}
+    other = manifest(tmp_path, "friday", ["abc", "c ab", "bb", "cc a"])
+    tables = {"monday": table, "friday": other}
+    paths = [str(run(base, tmp_path / name, each, name)) for name, each in tables.items()]
+    both: Any = {"use": "residual", "updates": paths, "fusion": fusion}
     spec = {
         "slt": 1,
         "kind": "train",
@@ -105,10 +109,14 @@ def test_a_fusion_is_trained_on_a_bundle_of_updates(tmp_path: Path) -> None:
         "budget": {"steps": 3},
         "batch": {"size": 4},
     }
-    bundle = fit(spec, out=tmp_path / "gate", quiet=True).bundle
+    bundle = fit(spec, out=tmp_path / fusion, quiet=True).bundle
     state = load_file(bundle / "weights.safetensors")
-    gates = [tensor for key, tensor in state.items() if ".fusion.encoder" in key]
-    assert len(gates) == 4
-    assert all(float(gate.abs().sum()) > 0 for gate in gates)
+    learned = {key: tensor for key, tensor in state.items() if ".fusion.encoder" in key}
+    assert len(learned) == parameters
+    assert [key for key, tensor in learned.items() if not tensor.any()] == []
+    (adapters,) = sltcore.load(bundle).transforms
+    assert isinstance(adapters, ResidualAdapters)
+    kept = adapters.state()
+    assert all(torch.equal(kept[key.removeprefix("transforms.0.")], tensor) for key, tensor in learned.items())
     with pytest.raises(SltError, match="no parameter is left to train"):
         fit({**spec, "set": {"transforms": [{**both, "fusion": "sum"}]}}, out=tmp_path / "sum", quiet=True)

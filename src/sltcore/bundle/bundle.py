@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sltcore.bundle import card, provenance, weights
+from sltcore.bundle import additions, card, provenance, weights
 from sltcore.errors import BundleError
 from sltcore.interfaces import Part
 from sltcore.registry import Registry, default_registry
@@ -161,7 +161,8 @@ def _distributions(pipeline: Pipeline) -> dict[str, Any]:
 def load_bundle(folder: str | Path, *, overrides: Sequence[str] = (), registry: Registry | None = None) -> Pipeline:
     """The pipeline of a bundle, verified file by file; `overrides` swap parts of it without retraining.
 
-    **Raises** `BundleError` for a damaged bundle or for overrides that need weights it does not hold.
+    **Raises** `BundleError` for a damaged bundle, for overrides that need weights it does not hold, and where something was
+    added to it that takes a plugin which is not there.
     """
     pipeline, loose = read_bundle(folder, overrides=overrides, registry=registry)
     for transform in loose:
@@ -175,7 +176,8 @@ def read_bundle(
     """The pipeline of a bundle, and those of its transforms that overrides brought, which are not attached yet.
 
     With `fresh` what overrides changed may stay as it was built where the bundle has no weights of its shape, as for a
-    head over other labels; the start of a training run. **Raises** `BundleError` as `load_bundle` does.
+    head over other labels; the start of a training run. **Raises** `BundleError` as `load_bundle` does, and where something
+    was added to the bundle that takes a plugin which is not there.
     """
     from sltcore.pipeline.build import build_spec
     from sltcore.pipeline.pipeline import Pipeline
@@ -183,6 +185,7 @@ def read_bundle(
     folder = Path(folder)
     registry = registry if registry is not None else default_registry()
     facts = provenance.read(folder)
+    additions.refuse_missing(folder, facts["sha256"], registry)
     data = _migrated_components(folder, facts["components"], registry)
     spec = load_spec(data, overrides=overrides, registry=registry, folder=folder.resolve(), kind="pipeline")
     pipeline = Pipeline(build_spec(spec, registry, folder), spec._replace(name=str(folder)), registry)

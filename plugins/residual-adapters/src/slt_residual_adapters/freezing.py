@@ -17,7 +17,7 @@ class Frozen:
     ask for none, and afterwards as before. Outside they are left alone: torch multiplies by a weight that asks for a
     gradient in another order, so that freezing for good would change last digits of the base. cuDNN gives no gradient
     through a recurrent layer in evaluation; there such a layer runs in training mode without its dropout, which is the same
-    function.
+    function. Layers are watched for that only while it is needed: a search may take another way through one with hooks.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -28,12 +28,8 @@ class Frozen:
             model.register_forward_pre_hook(lambda module, arguments: self._enter()),
             model.register_forward_hook(lambda module, arguments, output: self._leave(), always_call=True),
         ]
+        self._watching: list[Any] = []
         self._dropout: dict[nn.RNNBase, float] = {}
-        for module in model.modules():
-            if isinstance(module, nn.RNNBase):
-                self._dropout[module] = module.dropout
-                self._handles.append(module.register_forward_pre_hook(self._before))
-                self._handles.append(module.register_forward_hook(self._after, always_call=True))
 
     @contextmanager
     def holding(self) -> Iterator[None]:
@@ -58,6 +54,8 @@ class Frozen:
             for parameter in asking:
                 parameter.requires_grad_(False)
             self._asked += asking
+            if not self._watching:
+                self._watch()
 
     def _leave(self) -> None:
         self._depth -= 1
@@ -65,10 +63,20 @@ class Frozen:
             for parameter in self._asked:
                 parameter.requires_grad_(True)
             self._asked = []
+            for handle in self._watching:
+                handle.remove()
+            self._watching = []
+
+    def _watch(self) -> None:
+        for module in self.model.modules():
+            if isinstance(module, nn.RNNBase) and any(parameter.is_cuda for parameter in module.parameters()):
+                self._dropout[module] = module.dropout
+                self._watching.append(module.register_forward_pre_hook(self._before))
+                self._watching.append(module.register_forward_hook(self._after, always_call=True))
 
     def _before(self, module: nn.Module, arguments: Any) -> None:
         assert isinstance(module, nn.RNNBase)
-        if torch.is_grad_enabled() and any(parameter.is_cuda for parameter in module.parameters()):
+        if torch.is_grad_enabled():
             module.dropout, module.training = 0.0, True
 
     def _after(self, module: nn.Module, arguments: Any, output: Any) -> None:

@@ -17,6 +17,7 @@ from slt_residual_adapters.freezing import Frozen
 from slt_residual_adapters.fusion import ATTENTION_WIDTH, LEARNED, Mode, make_fusion
 from slt_residual_adapters.placement import Place, places
 from slt_residual_adapters.selection import TRANSCRIPT, UPDATES, Selection, general_rows, select
+from slt_residual_adapters.silence import Silence
 from slt_residual_adapters.site import Site
 from slt_residual_adapters.update import Update, check_name, from_tensors, read_update, to_tensors
 from sltcore.errors import PluginError, did_you_mean
@@ -40,7 +41,8 @@ class ResidualAdapters(Adapter):
       width, where modules do not say it. With `method` "lora" it is a low-rank product beside linear layers instead,
       times `alpha` / `rank`.
     - `weights`: w_k by name, 1 for those not named. `silence`: λ of the penalty `λ mean ||Σ_k A_k(y)||²` over the rows of
-      general audio: utterances whose `transcript` holds none of `words`; over all rows where nothing says so.
+      general audio: utterances whose `transcript` holds none of `words`; over all rows where nothing says so. Padding does
+      not count where lengths come with the values (`Silence`).
     - `folds`: whether evaluation works folded (`Folded`); off for comparison. `is_external`: the updates stay in files of
       their own, and `state` is empty.
 
@@ -96,7 +98,7 @@ class ResidualAdapters(Adapter):
         self._context: Mapping[str, Any] = {}
         self._selected: Selection | None = None
         self._called: set[str] = set()
-        self._loud: list[Tensor] = []
+        self._quiet = Silence()
 
     # The order of life
 
@@ -130,7 +132,7 @@ class ResidualAdapters(Adapter):
         if self._frozen is not None:
             self._frozen.release()
         self._attachment, self._frozen, self.model = None, None, None
-        self.sites, self.updates, self._loud = {}, {}, []
+        self.sites, self.updates = {}, {}
 
     def finish(self) -> None:
         """End training: parameters ask for no gradient any more. A second call changes nothing."""
@@ -158,10 +160,12 @@ class ResidualAdapters(Adapter):
         learns = self._learns()
         self._select()
         self._called.clear()
-        self._loud = []
         held = self._frozen.holding() if learns and self._frozen is not None else nullcontext()
+        heard: Any = nullcontext()
+        if self.silence and learns and self.model is not None and torch.is_grad_enabled():
+            heard = self._quiet.listening(self.model)
         try:
-            with held:
+            with held, heard:
                 yield
             if learns and torch.is_grad_enabled() and self._called:
                 self._refuse_silent()
@@ -169,11 +173,10 @@ class ResidualAdapters(Adapter):
             self._context, self._selected = before
 
     def penalty(self) -> Tensor | None:
-        """`λ mean ||Σ_k w_k A_k(y)||²` over general rows, the mean over places too; None where λ or those rows are none."""
-        loud, self._loud = self._loud, []
-        if not loud:
-            return None
-        return self.silence * torch.stack(loud).mean()
+        """`λ mean ||Σ_k w_k A_k(y)||²` over general rows that are no padding, the mean over places too, see `Silence`; None
+        where λ or those rows are none."""
+        mean = self._quiet.mean()
+        return None if mean is None else self.silence * mean
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The new update's parameters, or those of a fusion that is learned."""
@@ -328,19 +331,10 @@ class ResidualAdapters(Adapter):
         if self.silence and torch.is_grad_enabled() and self._learns() and selection.names:
             value, _ = site.read(output, arguments)
             changed = site(output, arguments, selection, self.weights)
-            self._listen(site.read(changed, arguments)[0] - value, site)
+            rows = general_rows(self._context, self._taught())
+            self._quiet.hear(site.read(changed, arguments)[0] - value, axis=0 if site.batch_first else 1, rows=rows)
             return changed
         return site(output, arguments, selection, self.weights)
-
-    def _listen(self, change: Tensor, site: Site) -> None:
-        rows = general_rows(self._context, self._taught())
-        squared = change.float().square().sum(-1)
-        axis = 0 if site.batch_first else 1
-        if rows is not None and squared.ndim > axis and squared.shape[axis] == len(rows):
-            if not any(rows):
-                return
-            squared = squared.movedim(axis, 0)[torch.tensor(rows, device=squared.device)]
-        self._loud.append(squared.mean())
 
     def _taught(self) -> list[str]:
         return [word for update in self.updates.values() for word in update.words]

@@ -92,17 +92,19 @@ class PredictionNetwork(nn.Module):
         after: list[Tensor] = []
         for depth, layer in enumerate(self.layers):
             x = self.dropout(x) if depth else x
-            x, cell = _lstm_step(layer, x, (state[2 * depth], state[2 * depth + 1]))
-            after += (x, cell)
+            x, remembered = _lstm_step(layer, x, (state[2 * depth], state[2 * depth + 1]))
+            after += remembered
         return x, tuple(after)
 
 
-def _lstm_step(layer: nn.Module, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """One label through one layer. A plain layer is computed as a cell: as a sequence of length one it takes four times as
+def _lstm_step(layer: nn.Module, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """One label through one layer: what it returns, and the state it goes on with, which is another thing where what it
+    returns is changed from outside. A plain layer is computed as a cell: as a sequence of length one it takes four times as
     long on the CPU; a layer that is watched, wrapped or replaced is called as it stands."""
     hooks = layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer)
     if type(layer) is nn.LSTM and not hooks:
         weights: Any = layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0, layer.bias_hh_l0
-        return torch.lstm_cell(x, state, *weights)
+        h, c = torch.lstm_cell(x, state, *weights)
+        return h, (h, c)
     out, (h, c) = layer(x[:, None], (state[0][None].contiguous(), state[1][None].contiguous()))
-    return out[:, 0], c[0]
+    return out[:, 0], (h[0], c[0])
