@@ -10,7 +10,8 @@ from sltcore.interfaces.part import Part
 from sltcore.types import Port, PrivacyCost
 
 Fit = Callable[..., Any]
-"""`fit(data, *, sampler=None, gradient=None) -> model`: training as the caller does it."""
+"""`fit(data, *, sampler=None, gradient=None) -> model`: training as the caller does it. In a run of `slt train` `fit.dev`
+holds the development data, which every model's evaluation looks at."""
 
 
 class PrivacyMechanism(Part):

@@ -156,6 +156,7 @@ def _fit_privately(
         made.append((pipeline, trained))
         return pipeline
 
+    fit_one.dev = job.dev  # type: ignore[attr-defined]
     published = mechanism.train(fit_one, private, public)
     found = [trained for pipeline, trained in made if pipeline is published]
     if not found:

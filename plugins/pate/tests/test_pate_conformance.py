@@ -1,0 +1,12 @@
+"""The promises of every component of the plugin, and those of the kind `privacy`."""
+
+from sltcore.testing import ComponentPromises, PrivacyPromises
+
+
+class TestComponents(ComponentPromises):
+    plugin = "pate"
+
+
+class TestPate(PrivacyPromises):
+    plugin = "pate"
+    component = "pate"
