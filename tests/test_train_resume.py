@@ -374,9 +374,12 @@ def test_a_killed_process_goes_on_bit_for_bit(spec: dict[str, Any], tmp_path: Pa
     kills = int(os.environ.get("SLT_KILLS", "3"))
     longer = {**spec, "budget": {"steps": 12 * kills}, "log": {**spec["log"], "tensorboard": True}}
     run, history = tmp_path / "run", tmp_path / "run" / "metrics.jsonl"
-    fit(longer, out=tmp_path / "whole", quiet=True)
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(PRELOADED)
+    whole = server.Process(target=fit, args=(longer,), kwargs={"out": tmp_path / "whole", "quiet": True})
+    whole.start()  # with as many threads as the others, whatever earlier tests left in this process
+    whole.join()
+    assert whole.exitcode == 0
     generator = random.Random(int(os.environ.get("SLT_KILL_SEED", "0")))
     reached = []
     for _ in range(kills):
