@@ -10,12 +10,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 from numpy.typing import ArrayLike, NDArray
-from scipy.ndimage import maximum_filter1d
 from scipy.special import log_ndtr, ndtri_exp
 
 from slt_pate.accounting.conversion import check_delta, slack
-from slt_pate.accounting.independent import GRID
+from slt_pate.accounting.independent import GRID, rdp
 from slt_pate.accounting.orders import check_orders
 from slt_pate.accounting.votes import check_votes, log_other, rdp_of_each, rdp_of_logs
 from slt_pate.events import GaussianMax, ThresholdTest
@@ -24,6 +24,10 @@ from sltcore.errors import PrivacyError
 Floats = NDArray[np.float64]
 CELLS = 256
 """Cells of the table for each vote that may move."""
+FINE = 2.0**32
+"""Steps of the published noise in a standard deviation."""
+TOLD = 2.0**-20
+"""Published figures are rounded up to multiples of this, in nats."""
 
 
 @dataclass(frozen=True)
@@ -134,15 +138,17 @@ def published_epsilon(
     beta: float,
     noise: float,
     teachers: int,
-    draw: float,
+    draw: float | None = None,
     confidence: float = 0.99,
 ) -> Published:
     """A data-dependent epsilon that may be published: at least the true one with probability `confidence`.
 
-    epsilon = f + noise S (draw + z) + noise_cost + slack(order, delta), z the quantile of `confidence`, f `stepped`.
+    epsilon = min(f + noise S (draw + z), f_0) + noise_cost + slack(order, delta), z the quantile of `confidence`, f `stepped`,
+    f_0 the data-independent divergence of the same releases. The first is rounded up to a multiple of 2**-20, so that its last
+    digits tell nothing of S.
 
-    `order`, `beta` and `noise` are to be chosen without looking at the votes, from a plan. `draw` is a fresh number of
-    N(0, 1) from a cryptographic source, used once. The released value protects the same unit as the releases; the sum of
+    `order`, `beta` and `noise` are to be chosen without looking at the votes, from a plan. `draw` is a number of
+    N(0, 1) from a cryptographic source, used once; None draws it. The released value protects the same unit as the releases; the sum of
     their costs is the epsilon itself. **Raises** `PrivacyError` for settings outside their ranges.
     """
     check_delta(delta)
@@ -155,8 +161,23 @@ def published_epsilon(
             f"beta {beta:g} is too large for order {order:g}; expected below {math.log(order / (order - 1)) / 2:.3g}"
         )
     scale = noise * smooth_sensitivity(answered, order, beta=beta, teachers=teachers)
-    told = max(0.0, stepped(answered, order) + scale * (draw + quantile))
+    told = stepped(answered, order) + scale * ((_draw() if draw is None else draw) + quantile)
+    told = min(max(0.0, TOLD * math.ceil(told / TOLD)), _independent(answered, order))
     return Published(max(0.0, told + cost + float(slack(order, delta))), delta, order, cost, confidence)
+
+
+def _draw() -> float:
+    from slt_pate.noise import discrete_gaussian
+
+    return float(discrete_gaussian(FINE, 1)[0]) / FINE
+
+
+def _independent(answered: Answered, order: float) -> float:
+    """The divergence of the same releases whatever the votes."""
+    total = len(check_votes(answered.votes)) * float(rdp(GaussianMax(answered.sigma), [order])[0])
+    if answered.tested is not None:
+        total += len(check_votes(answered.tested)) * float(rdp(_test(answered)[0], [order])[0])
+    return total
 
 
 def _stairs(answered: Answered, order: float, distances: int) -> tuple[Floats, NDArray[np.int64]]:
@@ -186,20 +207,33 @@ def _of_answers(answered: Answered, order: float, distances: int) -> Floats:
 def _over_distances(moves: Floats, places: NDArray[np.int64], distances: int, cells: int) -> Floats:
     """Sums over places of the largest move within 0, `cells`, 2 `cells`, ... cells around each, float64 [distances + 1]."""
     found, counts = np.unique(np.clip(places, 0, moves.size - 1), return_counts=True)
-    totals = [float(counts @ moves[found])]
-    widest = maximum_filter1d(moves, 2 * cells + 1, mode="nearest") if distances else moves
-    for distance in range(1, distances + 1):
-        if distance > 1:
-            beside = np.pad(widest, cells, mode="edge")
-            widest = np.maximum(beside[: -2 * cells], beside[2 * cells :])
-        totals.append(float(counts @ widest[found]))
-        if distance > 1 and widest.min() == widest.max():
-            totals += [totals[-1]] * (distances - distance)
-            break
-    return np.array(totals)
+    total = np.zeros(distances + 1)
+    _add_largest(moves, found, counts, cells, total)
+    return total
+
+
+@njit(cache=True, nogil=True)
+def _add_largest(moves, places, counts, cells, total):  # type: ignore[no-untyped-def]
+    """Adds to total[d] the largest move within d times `cells` of each place, as often as counts says."""
+    most = moves.max()
+    for i in range(places.size):
+        left = right = places[i]
+        largest = moves[left]
+        for distance in range(total.size):
+            total[distance] += counts[i] * largest
+            if largest == most:
+                continue
+            for _ in range(cells):
+                if left > 0:
+                    left -= 1
+                    largest = max(largest, moves[left])
+                if right < moves.size - 1:
+                    right += 1
+                    largest = max(largest, moves[right])
 
 
 def _of_tests(answered: Answered, order: float, distances: int) -> Floats:
+    assert answered.tested is not None
     event, threshold = _test(answered)
     highest = check_votes([] if answered.tested is None else answered.tested).max(axis=1, initial=0)
     if not highest.size:
