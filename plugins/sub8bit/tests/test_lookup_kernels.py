@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +28,7 @@ from slt_sub8bit.packing import PackedWeight, unpack
 from sltcore.errors import PluginError
 from sltcore.types import TableWeight
 
-SIZES = [(9, 64), (8, 128), (1, 1), (3, 70), (17, 144), (5, 512), (2, 33), (70, 640)]
+SIZES = [(9, 64), (8, 128), (1, 1), (3, 70), (17, 144), (5, 512), (2, 33), (70, 640), (20, 1)]
 KINDS = [
     "portable",
     *(
@@ -187,6 +190,9 @@ def test_other_shapes_and_types_are_handled() -> None:
     assert lookup_kernels.linear(packed, x.bfloat16()).dtype == torch.bfloat16
     assert lookup_kernels.linear(packed, x[:, :0]).shape == (2, 0, 5)
     assert lookup_kernels.linear(packed, x[0, 0]).shape == (5,)
+    assert torch.equal(lookup_kernels.linear(packed, torch._neg_view(full)), lookup_kernels.linear(packed, -full))
+    zeros = torch._efficientzerotensor((2, 64))
+    assert torch.equal(lookup_kernels.linear(packed, zeros), torch.zeros(2, 5))
     with pytest.raises(PluginError, match=r"got \[2, 32\] on cpu, expected \[... 64\]"):
         lookup_kernels.linear(packed, torch.randn(2, 32))
     with pytest.raises(PluginError, match=r"has a bias \[4\] on cpu, expected \[5\] on the CPU"):
@@ -268,10 +274,17 @@ def test_a_forked_process_computes_on_with_threads_of_its_own(monkeypatch: pytes
     assert os.waitpid(child, 0)[1] == 0
 
 
-def test_threads_that_begin_together_share_one_layer() -> None:
+def test_threads_that_begin_together_share_one_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     packed, x = make(141, 128, 5, int8=True), torch.randn(1, 128)
     wanted = lookup_kernels.linear(PackedWeight.of(packed.table_weight(), int8=True), x)
-    gate, results = threading.Barrier(8), []
+    gate, results, made, prepare = threading.Barrier(8), [], [], compiled._layer
+
+    def slowly(*given: Any) -> compiled.Layer:
+        made.append(given)
+        time.sleep(0.05)  # the others come meanwhile
+        return prepare(*given)
+
+    monkeypatch.setattr(compiled, "_layer", slowly)
 
     def one() -> None:
         gate.wait()
@@ -284,6 +297,43 @@ def test_threads_that_begin_together_share_one_layer() -> None:
         thread.join()
     assert len(results) == 8
     assert all(torch.equal(result, wanted) for result in results)
+    assert len(made) <= 1
+
+
+def test_a_thread_that_still_writes_keeps_its_memory_when_the_caller_is_interrupted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = compiled.kernels_of(4)
+    if not isinstance(found, compiled.CompiledKernels) or "many" not in found.parts:
+        pytest.skip("no tiles here")
+    go_on, ends, packed = threading.Event(), threading.Event(), make(141, 128, 4, int8=True)
+    operands: list[weakref.ref[Any]] = []
+    alive: list[bool] = []
+
+    def interrupted(*given: int) -> None:
+        if given[-2] == 0:  # the caller's own part
+            raise KeyboardInterrupt
+        go_on.wait(30)
+        gc.collect()
+        alive.append(all(operand() is not None for operand in operands))
+        ends.set()
+
+    monkeypatch.setattr(compiled, "THREADED", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setitem(found.parts, "many", interrupted)
+
+    def call() -> None:
+        x, bias, y = torch.randn(20, 128), torch.randn(141), torch.empty(20, 141)
+        operands.extend(map(weakref.ref, (x, bias, y)))
+        found.integer_linear(packed, x, bias, y)
+
+    with contextlib.suppress(KeyboardInterrupt):
+        call()
+    packed.moved()
+    gc.collect()
+    go_on.set()
+    assert ends.wait(30)
+    assert alive == [True]
 
 
 def test_kernels_that_give_wrong_results_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensor, FakeTensorMode
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
@@ -243,18 +245,54 @@ def test_codes_that_are_sent_to_another_process_are_found_again() -> None:
         assert not torch.equal(packed(x), wanted)
 
 
-def test_functional_transforms_see_the_decoded_weight() -> None:
-    packed, _ = twins(lambda: nn.Linear(8, 5), "float")
+@pytest.mark.parametrize("compute", ["int8", "float"])
+@pytest.mark.parametrize("grad", [True, False])
+def test_functional_transforms_see_the_decoded_weight(compute: Compute, grad: bool) -> None:
+    packed, _ = twins(lambda: nn.Linear(8, 5), compute)
     x = torch.randn(4, 3, 8)
-    plain = F.linear(x, packed.weight, packed.bias)
-    packed(x[0])
-    torch.testing.assert_close(torch.func.vmap(packed)(x), plain)
-    jacobian = torch.func.jacrev(packed)(x[0, 0])
-    torch.testing.assert_close(jacobian, packed.weight)
+    with torch.set_grad_enabled(grad):
+        plain = F.linear(x, packed.weight, packed.bias)
+        for known in (x[0], x[0, 0]):  # also where a shape came before
+            with torch.no_grad():
+                packed(known)
+        torch.testing.assert_close(torch.func.vmap(packed)(x), plain)
+        torch.testing.assert_close(torch.func.jacrev(packed)(x[0, 0]), packed.weight)
+        tangent = torch.func.jvp(packed, (x[0],), (x[1],))[1]
+        torch.testing.assert_close(tangent, x[1] @ packed.weight.t())
+        torch.testing.assert_close(torch.func.functionalize(packed)(x[0]), plain[0])
+
+
+def test_functional_transforms_see_the_decoded_rows() -> None:
     embedding, plain_embedding = twins(lambda: nn.Embedding(11, 8), "int8")
     rows = torch.tensor([[1, 4], [10, 0]])
     torch.testing.assert_close(torch.func.vmap(embedding)(rows), plain_embedding(rows), rtol=0.1, atol=0.02)
     torch.testing.assert_close(torch.func.vmap(embedding)(rows), embedding(rows))
+
+
+@pytest.mark.parametrize("compute", ["int8", "float"])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_forward_derivatives_are_those_of_the_decoded_weight(compute: Compute, steps: int) -> None:
+    packed, _ = twins(lambda: nn.Linear(64, 6), compute)
+    x, direction = torch.randn(steps, 64), torch.randn(steps, 64)
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            packed(x)
+            packed(x)
+            with forward_ad.dual_level():
+                found = forward_ad.unpack_dual(packed(forward_ad.make_dual(x, direction))).tangent
+            assert found is not None
+            torch.testing.assert_close(found, direction @ packed.weight.t())
+
+
+@pytest.mark.parametrize("name", ["linear", "lstm", "convolutions"])
+def test_a_model_of_fake_tensors_finds_the_shapes(name: str) -> None:
+    make, shape = MODELS[name]
+    packed, plain = twins(make, "int8")
+    x = torch.randn(*shape)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        found = packed(mode.from_tensor(x))
+    assert isinstance(found, FakeTensor)
+    assert found.shape == plain(x).shape
 
 
 @pytest.mark.parametrize("compute", ["int8", "float"])

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from slt_sub8bit.packing import MOST_LEVEL
 
 TINY = 1e-30
+EXACT_COLUMNS = 2**24 // (MOST_LEVEL + 1) ** 2
+"""Products of bytes whose sum float32 holds exactly, in every order."""
 
 
 def int8_rows(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -28,7 +31,32 @@ def int8_linear(x: Tensor, integers: Tensor, scale: Tensor, bias: Tensor | None 
     `scale` is float32 of one number or `[rows]`. The sums are exact in 32 bits, so every order gives the same bits.
     """
     x8, step = int8_rows(x.reshape(-1, x.shape[-1]).float())
-    y = torch._int_mm(x8, integers.t()).float().mul_(step).mul_(scale.reshape(-1))
+    y = _product(x8, integers).float().mul_(step).mul_(scale.reshape(-1))
     if bias is not None:
         y.add_(bias)
     return y.reshape(*x.shape[:-1], integers.shape[0])
+
+
+def _product(x8: Tensor, integers: Tensor) -> Tensor:
+    """x8 `[t f]` times the transpose of int8 `[rows f]`: int32 `[t rows]`, exact on every processor."""
+    columns = x8.shape[1]
+    if x8.is_cpu and HAS_EXACT_PRODUCT:
+        # torch misreads the stride of an axis of one (pytorch/pytorch, issue 195066): new views have the expected ones
+        turned = integers.t() if columns > 1 else integers.reshape(-1).view(1, -1)
+        return torch._int_mm(x8.reshape(-1).view(-1, columns), turned)
+    total = torch.zeros(x8.shape[0], integers.shape[0], dtype=torch.int32, device=x8.device)
+    with torch.autocast(x8.device.type, enabled=False):
+        for start in range(0, columns, EXACT_COLUMNS):
+            part = slice(start, start + EXACT_COLUMNS)
+            total += F.linear(x8[:, part].float(), integers[:, part].float()).to(torch.int32)
+    return total
+
+
+def has_exact_product() -> bool:
+    """Whether torch's product of bytes is exact here: processors without VNNI cut sums of two products off at 16 bits."""
+    x8 = torch.full((17, 64), MOST_LEVEL, dtype=torch.int8, device="cpu")
+    expected = 64 * MOST_LEVEL**2
+    return all(bool((torch._int_mm(x8[:t], x8[:n].t()) == expected).all()) for t in (1, 17) for n in (1, 17))
+
+
+HAS_EXACT_PRODUCT = has_exact_product()

@@ -19,9 +19,11 @@ from torch._C import _len_torch_dispatch_stack as dispatch_modes
 from torch._C import _len_torch_function_stack as function_modes
 from torch._C._functorch import peek_interpreter_stack as transforms
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 from torch.nn import functional as F
 from torch.nn.modules.module import _has_any_global_hook as has_global_hook
+from torch.utils._python_dispatch import _disable_current_modes
 
 from slt_sub8bit import lookup_kernels
 from slt_sub8bit.integer_linear import int8_linear, int8_rows
@@ -83,7 +85,7 @@ class Packed(nn.Module):
     def _decoded(self, attribute: str) -> Tensor:
         """The weight as a tensor of its own, which says whose it is."""
         packed = self._slt_packed[attribute][1]
-        with temporarily_clear_interpreter_stack():  # to torch.func it is a constant
+        with temporarily_clear_interpreter_stack(), _disable_current_modes():  # to all who watch it is a constant
             weight = lookup_kernels.decoded(packed)
         return mark_origin(weight, self, attribute)
 
@@ -174,7 +176,11 @@ def _call(self: nn.Module, *inputs: Any, **named: Any) -> Any:
             or "forward" in own
             or "_compiled_call_impl" in own
             or has_global_hook()
-            or _is_watched()
+            or function_modes()  # `_is_watched` without `transforms`, which costs as much as all others
+            or dispatch_modes()
+            or forward_ad._current_level >= 0
+            or tracing_state() is not None
+            or is_compiling()
         )
         and x.dtype is float32
         and x.is_cpu
@@ -187,9 +193,14 @@ def _call(self: nn.Module, *inputs: Any, **named: Any) -> Any:
         if not is_long or get_num_threads() == 1:
             if not x.is_contiguous():
                 x = x.contiguous()
-            y: Tensor = empty(shape, stride, float32)
-            call(bias_at, x.data_ptr(), y.data_ptr(), steps, size and room(size))
-            return y
+            try:
+                x_at = x.data_ptr()
+            except RuntimeError:  # what torch.func wraps has no memory
+                x_at = 0
+            if x_at:
+                y: Tensor = empty(shape, stride, float32)
+                call(bias_at, x_at, y.data_ptr(), steps, size and room(size))
+                return y
     return nn.Module.__call__(self, *inputs, **named)
 
 
@@ -350,11 +361,12 @@ def _blank(kind: Any, attributes: tuple[str, ...]) -> nn.Module:
 
 
 def _is_watched() -> object:
-    """Whether somebody follows the operations: an emulated accelerator, an export, a compiler, `torch.func`."""
+    """Whether somebody follows the operations: an emulated accelerator, an export, a compiler, forward derivatives."""
     return (
         function_modes()
         or dispatch_modes()
         or transforms() is not None
+        or forward_ad._current_level >= 0
         or tracing_state() is not None
         or is_compiling()
     )

@@ -48,6 +48,8 @@ def linear(packed: PackedWeight, x: Tensor, bias: Tensor | None = None) -> Tenso
     if torch.is_autocast_enabled("cpu"):  # or products of decoded weights would be rounded to its type
         with torch.autocast("cpu", enabled=False):
             return linear(packed, x, bias)
+    if x.is_neg() or x._is_zerotensor():  # whose memory is not what it says, or is none
+        x = x.clone()
     y = torch.empty((*shape[:-1], packed.rows), dtype=torch.float32, device="cpu")
     if x.dtype is not torch.float32 or not x.is_contiguous():
         if not x.is_floating_point():
