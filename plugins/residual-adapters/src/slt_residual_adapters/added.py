@@ -1,7 +1,8 @@
 """Updates that were added to a bundle: a folder beside the base's own files, which stay as they are.
 
-`updates/added.json` lists what is added, with the sha256 of each file; `updates/NAME.safetensors` are the updates. The
-bundle's provenance does not know of them, so that taking the folder away restores the bundle bit for bit.
+`updates/added.json` lists what is added, with the sha256 of each file; `updates/NAME.safetensors` are the updates, and
+`updates/learned.fusion.safetensors` is their fusion where it was learned. The bundle's provenance does not know of them, so
+that taking the folder away restores the bundle bit for bit.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 from slt_residual_adapters.base_hash import hash_bundle, refuse_other_base
 from slt_residual_adapters.fusion import LEARNED
+from slt_residual_adapters.learned_fusion import LearnedFusion, holds_fusion, read_fusion, refuse_unfit, to_bytes
 from slt_residual_adapters.plugin import ADDED
 from slt_residual_adapters.residual_adapters import ResidualAdapters
 from slt_residual_adapters.update import SUFFIX, Update, check_name, read_update, save_update, write_file
@@ -22,7 +24,11 @@ from sltcore.bundle import provenance
 from sltcore.context import merge_keys
 from sltcore.errors import BundleError, PluginError, SpecError, did_you_mean
 
-FORMAT = 1
+FORMAT = 2
+WITHOUT_LEARNED = 1
+"""The format that is written where no fusion was learned: versions that know no other read it, too."""
+LEARNED_FILE = f"learned.fusion{SUFFIX}"
+"""An update's name has no dot."""
 NEEDS = "sltcore-residual-adapters"
 FUSIONS = ("sum", "average", "stack")
 
@@ -36,10 +42,12 @@ class Entry(NamedTuple):
 
 
 class Added(NamedTuple):
-    """What stands in `added.json`: entries in the order they were added, and how they are fused."""
+    """What stands in `added.json`: entries in the order they were added, how they are fused, and the sha256 of a learned
+    fusion's file."""
 
     entries: tuple[Entry, ...] = ()
     fusion: str = "sum"
+    learned: str = ""
 
     @property
     def names(self) -> list[str]:
@@ -54,14 +62,15 @@ def read_added(folder: Path) -> Added:
         return Added()
     try:
         data = json.loads(path.read_bytes())
-        if data["format"] != FORMAT:
+        if data["format"] not in (WITHOUT_LEARNED, FORMAT):
             raise BundleError(
                 f"bundle {folder}: {ADDED} has format {data['format']}, expected {FORMAT}. Next: pip install -U {NEEDS}"
             )
         entries = tuple(
             Entry(check_name(one["name"]), str(one["sha256"]), float(one["weight"])) for one in data["updates"]
         )
-        return Added(entries, _checked_fusion(data["fusion"]))
+        learned = str(data.get("learned", ""))
+        return Added(entries, _read_mode(data["fusion"], learned), learned)
     except (ValueError, KeyError, TypeError, OSError, PluginError, SpecError):
         raise BundleError(
             f"bundle {folder}: {ADDED} is cut or changed; remove the folder updates and add the updates again"
@@ -70,18 +79,20 @@ def read_added(folder: Path) -> Added:
 
 def add(
     bundle: str | Path, sources: Sequence[str | Path], *, weight: float | None = None, fusion: str | None = None
-) -> list[Update]:
-    """Add updates to a bundle: files, or bundles that training one left. An update that is added already may be given
-    another `weight` in this way. Returns the updates.
+) -> list[Update | LearnedFusion]:
+    """Add updates to a bundle: files, or bundles that training one left; and a fusion that was learned over all of them, in
+    the same ways. An update that is added already may be given another `weight` in this way. Returns what was added.
 
-    **Raises** `PluginError` for an update of another base, for a name that another update has, and for a bundle whose spec
-    has adapters of its own; `BundleError` for a damaged bundle; `SpecError` for an unknown fusion.
+    **Raises** `PluginError` for an update of another base, for a name that another update has, for a bundle whose spec has
+    adapters of its own, and for a learned fusion beside other updates or weights than it was learned over; `BundleError`
+    for a damaged bundle; `SpecError` for an unknown fusion.
     """
     folder = Path(bundle)
     base = hash_bundle(folder)
     _refuse_own_adapters(folder)
     before = read_added(folder)
-    updates = [read_update(source) for source in sources]
+    fusions = [read_fusion(source) for source in sources if holds_fusion(source)]
+    updates = [read_update(source) for source in sources if not holds_fusion(source)]
     entries = {entry.name: entry for entry in before.entries}
     for update in updates:
         refuse_other_base(check_name(update.name), update.base, base, what=f"bundle {folder}")
@@ -96,17 +107,62 @@ def add(
             )
         kept = 1.0 if known is None else known.weight
         entries[name] = Entry(name, digest, kept if weight is None else weight)
-    mode = _checked_fusion(before.fusion if fusion is None else fusion)
+    after = before._replace(entries=tuple(entries.values()))
+    if fusions:
+        there = {entry.name: _read(folder, entry) for entry in before.entries} | {one.name: one for one in updates}
+        after = _with_learned(folder, after, fusions, there, base, fusion)
+    else:
+        after = _with_fusion(folder, before, after, fusion)
     for name, content in contents.items():
         write_file(_file(folder, name), content)
-    _write(folder, Added(tuple(entries.values()), mode))
-    return updates
+    if fusions:
+        write_file(folder / Path(ADDED).parent / LEARNED_FILE, to_bytes(fusions[0]))
+    _write(folder, after)
+    if not after.learned:
+        (folder / Path(ADDED).parent / LEARNED_FILE).unlink(missing_ok=True)
+    return [*updates, *fusions]
 
 
-def remove(bundle: str | Path, names: Sequence[str]) -> None:
+def _with_learned(
+    folder: Path, added: Added, fusions: Sequence[LearnedFusion], updates: Mapping[str, Update], base: Mapping[str, str],
+    asked: str | None,
+) -> Added:  # fmt: skip
+    """What stands there with a learned fusion; **Raises** `PluginError` where it does not fit."""
+    fusion = fusions[0]
+    if len(fusions) > 1:
+        raise PluginError(f"bundle {folder}: {len(fusions)} learned fusions are given, but it takes one")
+    if asked not in (None, fusion.mode):
+        raise SpecError(f"fusion '{asked}' is asked for, but the given one is {fusion.mode}; give one of the two")
+    refuse_unfit(fusion, updates, base, what=f"bundle {folder}")
+    for entry in added.entries:
+        learned_with = fusion.factors.get(entry.name, 1.0)
+        if entry.weight != learned_with:
+            raise PluginError(
+                f"bundle {folder}: the {fusion.mode} fusion was learned with weight {learned_with:g} of '{entry.name}', here "
+                f"it is {entry.weight:g}; give its own, or train a fusion with this one"
+            )
+    return Added(added.entries, fusion.mode, hashlib.sha256(to_bytes(fusion)).hexdigest())
+
+
+def _with_fusion(folder: Path, before: Added, after: Added, asked: str | None) -> Added:
+    """What stands there when no learned fusion is given; **Raises** `PluginError` where one that is there would not fit."""
+    if asked is not None and not (before.learned and asked == before.fusion):
+        return Added(after.entries, _checked_fusion(asked))
+    if before.learned and after.entries != before.entries:
+        raise PluginError(
+            f"bundle {folder}: its {before.fusion} fusion was learned over {', '.join(before.names)} as they are; also give a "
+            f"fusion that was learned over all that shall be there, or take another: --fusion sum"
+        )
+    return after
+
+
+def remove(bundle: str | Path, names: Sequence[str], *, fusion: str | None = None) -> None:
     """Take updates away; with the last one the bundle is bit for bit what it was before the first was added.
 
-    **Raises** `PluginError` for a name that is not added, `BundleError` for a damaged bundle.
+    Where the fusion was learned, the rest needs another one: `fusion`.
+
+    **Raises** `PluginError` for a name that is not added, and for updates that a learned fusion needs; `BundleError` for a
+    damaged bundle; `SpecError` for an unknown fusion.
     """
     folder = Path(bundle)
     provenance.read(folder)
@@ -121,9 +177,16 @@ def remove(bundle: str | Path, names: Sequence[str]) -> None:
     if not kept:
         shutil.rmtree(folder / ADDED.partition("/")[0])
         return
-    _write(folder, before._replace(entries=kept))
+    mode = before.fusion if fusion is None else _checked_fusion(fusion)
+    if before.learned and mode == before.fusion:
+        raise PluginError(
+            f"bundle {folder}: its {before.fusion} fusion was learned over {', '.join(before.names)} and does not work without "
+            f"'{names[0]}'; say how the rest shall be fused: --fusion sum, average or stack"
+        )
+    _write(folder, Added(kept, mode))
     for name in names:
         _file(folder, name).unlink(missing_ok=True)
+    (folder / Path(ADDED).parent / LEARNED_FILE).unlink(missing_ok=True)
 
 
 def read_all(bundle: str | Path) -> dict[str, tuple[Update, Entry]]:
@@ -147,8 +210,13 @@ def attach_added(pipeline: Any, folder: Path) -> None:
     for update in updates:
         refuse_other_base(update.name, update.base, base, what=f"bundle {folder}")
     weights = {entry.name: entry.weight for entry in added.entries}
+    learned = _read_learned(folder, added, updates, base) if added.learned else None
+    width = next((len(t) for name, t in learned.tensors.items() if name.endswith(".query")), 1) if learned else 1
     fusion: Any = added.fusion
-    adapters = ResidualAdapters(updates=updates, fusion=fusion, weights=weights, is_external=True)
+    adapters = ResidualAdapters(
+        updates=updates, fusion=fusion, weights=weights, is_external=True, attention_width=width,
+        learned=learned.tensors if learned else None,
+    )  # fmt: skip
     pipeline.transforms.append(adapters)
     owners = [("the pipeline", tuple(pipeline.context_keys.values())), ("added updates", adapters.context_keys())]
     pipeline.context_keys = merge_keys(owners)
@@ -179,6 +247,22 @@ def _read(folder: Path, entry: Entry) -> Update:
     return read_update(path)
 
 
+def _read_learned(folder: Path, added: Added, updates: Sequence[Update], base: Mapping[str, str]) -> LearnedFusion:
+    path = folder / Path(ADDED).parent / LEARNED_FILE
+    try:
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        raise BundleError(f"bundle {folder}: {path.name} of {ADDED} is missing; add the fusion again") from None
+    if found != added.learned:
+        raise BundleError(
+            f"bundle {folder}: {path.name} does not match {ADDED} (sha256 {found[:8]}… ≠ {added.learned[:8]}…); add the "
+            f"fusion again"
+        )
+    fusion = read_fusion(path)
+    refuse_unfit(fusion, {update.name: update for update in updates}, base, what=f"bundle {folder}")
+    return fusion
+
+
 def _content(update: Update) -> bytes:
     import tempfile
 
@@ -192,19 +276,24 @@ def _file(folder: Path, name: str) -> Path:
 
 def _write(folder: Path, added: Added) -> None:
     data: Mapping[str, Any] = {
-        "format": FORMAT,
+        "format": FORMAT if added.learned else WITHOUT_LEARNED,
         "needs": NEEDS,
         "fusion": added.fusion,
+        **({"learned": added.learned} if added.learned else {}),
         "updates": [entry._asdict() for entry in added.entries],
     }
     write_file(folder / ADDED, json.dumps(data, indent=1).encode() + b"\n")
 
 
+def _read_mode(fusion: Any, learned: str) -> str:
+    return str(LEARNED[LEARNED.index(fusion)]) if learned else _checked_fusion(fusion)
+
+
 def _checked_fusion(fusion: str) -> str:
     if fusion in LEARNED:
         raise SpecError(
-            f"fusion '{fusion}' is learned, so it needs a pipeline with the updates in its spec; added updates take "
-            f"{', '.join(FUSIONS)}"
+            f"fusion '{fusion}' is learned: give what training it left among the updates, a bundle or a file of `slt adapters "
+            f"save`; others are {', '.join(FUSIONS)}"
         )
     if fusion not in FUSIONS:
         raise SpecError(

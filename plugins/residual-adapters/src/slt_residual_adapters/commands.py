@@ -11,6 +11,7 @@ import typer
 from sltcore.cli.console import Console, counted, table
 
 if TYPE_CHECKING:
+    from slt_residual_adapters.learned_fusion import LearnedFusion
     from slt_residual_adapters.release_check import ReleaseCheck
     from slt_residual_adapters.update import Update
 
@@ -38,9 +39,15 @@ def save_command(
     trained: Annotated[Path, typer.Argument(metavar="TRAINED", help="the bundle that training one update left")],
     out: Annotated[Path, typer.Argument(metavar="OUT.safetensors", help="the file to write")],
 ) -> None:
-    """Take the update out of the bundle that training left, as one small file."""
+    """Take the update, or the learned fusion, out of the bundle that training left, as one small file."""
+    from slt_residual_adapters.learned_fusion import holds_fusion, read_fusion, save_fusion
     from slt_residual_adapters.update import read_update, save_update
 
+    if holds_fusion(trained):
+        fusion = read_fusion(trained)
+        path = save_fusion(fusion, out)
+        Console().result(f"{path}: {_told(fusion)}, {path.stat().st_size:,} bytes")
+        return
     update = read_update(trained)
     path = save_update(update, out)
     Console().result(f"{path}: update '{update.name}', {_size(update)}, {path.stat().st_size:,} bytes")
@@ -50,7 +57,10 @@ def save_command(
 def add_command(
     bundle: Bundle,
     updates: Annotated[
-        list[Path], typer.Argument(metavar="UPDATE...", help="files of updates, or bundles that training one left")
+        list[Path],
+        typer.Argument(
+            metavar="UPDATE...", help="files of updates or of a learned fusion, or bundles that training left"
+        ),
     ],
     weight: Annotated[
         float | None, typer.Option("--weight", help="of these updates in the sum; 1 where not given")
@@ -61,22 +71,32 @@ def add_command(
 ) -> None:
     """Add updates to a bundle: everything that loads it then hears with them. The base's own files stay as they are.
 
-    An update of another base is refused. To change the weight of one that is added, add it again.
+    An update of another base is refused. To change the weight of one that is added, add it again. A fusion that was learned
+    (attention, gate) is added like an update, to exactly those that it was learned over.
     """
     from slt_residual_adapters.added import add
+    from slt_residual_adapters.learned_fusion import LearnedFusion
 
-    for update in add(bundle, updates, weight=weight, fusion=fusion):
-        Console().result(f"{bundle}: added '{update.name}', {_size(update)}")
+    for one in add(bundle, updates, weight=weight, fusion=fusion):
+        told = _told(one) if isinstance(one, LearnedFusion) else f"'{one.name}', {_size(one)}"
+        Console().result(f"{bundle}: added {told}")
 
 
 @app.command("remove")
 def remove_command(
-    bundle: Bundle, names: Annotated[list[str], typer.Argument(metavar="NAME...", help="names of added updates")]
+    bundle: Bundle,
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="names of added updates")],
+    fusion: Annotated[
+        str | None, typer.Option("--fusion", metavar="NAME", help="of those that stay: sum, average or stack")
+    ] = None,
 ) -> None:
-    """Take updates away; with the last one the bundle is what it was before, bit for bit."""
+    """Take updates away; with the last one the bundle is what it was before, bit for bit.
+
+    Where the fusion was learned over an update that goes, say how the rest is fused.
+    """
     from slt_residual_adapters.added import remove
 
-    remove(bundle, names)
+    remove(bundle, names, fusion=fusion)
     for name in names:
         Console().result(f"{bundle}: removed '{name}'")
 
@@ -196,6 +216,10 @@ def _checked_text(found: ReleaseCheck) -> str:
         ]
         lines += ["", table(["two updates", "same frames", "agreement", "cosine of means"], pairs)]
     return "\n".join(lines)
+
+
+def _told(fusion: LearnedFusion) -> str:
+    return f"the {fusion.mode} fusion of {', '.join(fusion.updates)}, {fusion.parameters:,} parameters"
 
 
 def _size(update: Update) -> str:

@@ -74,6 +74,7 @@ class ResidualAdapters(Adapter):
         silence: float = 0.0,
         folds: bool = True,
         is_external: bool = False,
+        learned: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.name = check_name(name) if name else ""
         self.sources = tuple(updates)
@@ -89,7 +90,8 @@ class ResidualAdapters(Adapter):
         self.model: nn.Module | None = None
         self.updates: dict[str, Update] = {}
         self.sites: dict[str, Site] = {}
-        self.is_finished = False
+        self.learned = dict(learned or {})
+        self.is_finished = bool(learned)
         self.observer: Any = None
         self._attachment: Attachment | None = None
         self._frozen: Frozen | None = None
@@ -286,6 +288,8 @@ class ResidualAdapters(Adapter):
         self.updates = {update.name: update for update in updates}
         order = [name for name in modules if name in stand]
         self._finish_wearing(model, {name: stand[name] for name in order})
+        if self.learned:
+            self._fill_fusions(self.learned)
 
     def _finish_wearing(self, model: nn.Module, stand: Mapping[str, tuple[Place, dict[str, nn.Module]]]) -> None:
         for name, (place, branches) in stand.items():
