@@ -37,7 +37,7 @@ KNOWN_COMPONENTS: Mapping[str, tuple[str, ...]] = {
         "objective/phone-ctc",
     ),
     "sltcore-nna": ("accelerator/nna",),
-    "sltcore-pate": ("privacy/pate",),
+    "sltcore-pate": ("privacy/dp-sgd", "privacy/pate"),
     "sltcore-residual-adapters": ("adapter/lora", "adapter/residual"),
     "sltcore-sub8bit": (
         "quantizer/sub8bit",

@@ -34,6 +34,15 @@ COMPONENTS = (
             "sizes": {"utterances": 6},
         },
     ),
+    Component(
+        "privacy",
+        "dp-sgd",
+        impl="slt_pate.dp_sgd.build:dp_sgd",
+        config="slt_pate.config_dp_sgd:DpSgdConfig",
+        summary="gradients clipped for each speaker or utterance and noised: the baseline, and a way of its own",
+        source="Abadi et al. 2016, arXiv:1607.00133",
+        small={"config": {"epsilon": 8.0, "unit": "utterance", "steps": 3, "rate": 0.5}, "over": {"noise": 0.3}},
+    ),
 )
 
 
