@@ -17,6 +17,7 @@ from slt_pate.events import (
     LaplaceMax,
     NoisyVector,
     NoisyVectorLaplace,
+    Publication,
     SampledGaussian,
     ThresholdTest,
 )
@@ -272,6 +273,7 @@ events = st.one_of(
     st.builds(NoisyVector, positive, positive),
     st.builds(NoisyVectorLaplace, positive, positive),
     st.builds(SampledGaussian, positive, st.floats(0, 1)),
+    st.builds(Publication, positive, positive, st.floats(0, 9)),
 )
 charges = st.builds(Charge, events, st.integers(1, 10**9))
 

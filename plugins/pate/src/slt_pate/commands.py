@@ -13,6 +13,7 @@ from sltcore.cli.console import Console
 from sltcore.errors import PrivacyError
 
 if TYPE_CHECKING:
+    from slt_pate.dp_sgd_component import DpSgd
     from slt_pate.pate import Pate
     from sltcore.interfaces import PrivacyMechanism
 
@@ -82,7 +83,8 @@ def plan_command(
         console.result("\n".join(plan_text(facts)))
         if facts["curve"]:
             rows = curve_rows([(int(count), float(cost)) for count, cost in facts["curve"]])
-            console.result("\n" + "\n".join(table_lines(["queries", "epsilon", ""], rows)))
+            counted = "queries" if "queries" in facts else "steps"
+            console.result("\n" + "\n".join(table_lines([counted, "epsilon", ""], rows)))
     raise typer.Exit(0 if facts["fits"] else EXIT_EXCEEDED)
 
 
@@ -163,14 +165,33 @@ def report_command(
     data_dependent: Annotated[
         bool, typer.Option("--data-dependent", help="count the private votes too; the figure may not leave")
     ] = False,
+    publish: Annotated[
+        bool, typer.Option("--publish", help="tell a data-dependent figure that may leave; the ledger pays for it")
+    ] = False,
+    teachers: Annotated[
+        int | None, typer.Option("--teachers", metavar="N", min=1, help="with --publish: how many voted, or more")
+    ] = None,
+    agreement: Annotated[
+        float, typer.Option("--agreement", min=0.01, max=1, help="with --publish: a guess of how many teachers agree")
+    ] = 0.9,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="with --publish: tell settings and cost alone")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Tell what was spent, from a ledger whose chain is verified first.
 
-    With --bundle, a ledger that was rolled back behind a release is an error.
+    With --bundle, a ledger that was rolled back behind a release is an error. --publish releases one more number, so it needs
+    some of the budget; asked again, it tells the same number at no cost.
     """
-    from slt_pate.report_text import curve_rows, report_text, table_lines
+    from slt_pate.report_text import curve_rows, published_text, report_text, table_lines
 
+    if publish:
+        from slt_pate.publishing import publish as tell
+
+        if teachers is None:
+            raise PrivacyError("--publish needs --teachers, the number of teachers that voted, or more")
+        told = tell(ledger, teachers=teachers, agreement=agreement, dry_run=dry_run)
+        Console().result(_json(told) if as_json else "\n".join(published_text(told)))
+        return
     facts = _report_facts(ledger, bundles or [], delta, data_dependent=data_dependent)
     console = Console()
     if as_json:
@@ -238,11 +259,14 @@ def _of_fields(fields: dict[str, Any]) -> Pate:
 def _plan_facts(
     part: PrivacyMechanism, name: str, delta: float | None, *, utterances: int | None, queries: int | None
 ) -> dict[str, Any]:
+    from slt_pate.dp_sgd_component import DpSgd
     from slt_pate.pate import Pate
 
     given = {"utterances": utterances, "queries": queries}
     sizes = {key: value for key, value in given.items() if value is not None}
     delta = float(getattr(part, "delta", 1e-5)) if delta is None else delta
+    if isinstance(part, DpSgd):
+        return {"name": name, **_steps_facts(part, delta)}
     if not isinstance(part, Pate):
         cost = part.plan(delta)
         budget = float(getattr(part, "epsilon", math.inf))
@@ -251,7 +275,25 @@ def _plan_facts(
     return {"name": name, **_pate_facts(part, delta, sizes)}
 
 
+def _steps_facts(part: DpSgd, delta: float) -> dict[str, Any]:
+    from slt_pate.report_text import at_fractions, charge_words
+
+    cost, budget, steps = part.plan(delta), part.protection.epsilon, part.sampling.steps
+    points = at_fractions(steps) if math.isfinite(cost.epsilon) else []
+    return {
+        "steps": steps,
+        "epsilon": cost.epsilon,
+        "delta": delta,
+        "unit": cost.unit,
+        "budget": budget,
+        "fits": math.isinf(budget) or part.plan(part.delta).epsilon <= budget,
+        "charges": [charge_words(charge) for charge in part.charges(steps)],
+        "curve": [(point, part.plan(delta, steps=point).epsilon) for point in points],
+    }
+
+
 def _pate_facts(part: Pate, delta: float, sizes: dict[str, int]) -> dict[str, Any]:
+    from slt_pate.accounting.tight import tight_epsilon
     from slt_pate.budget import epsilon_of, fits, worst_case
     from slt_pate.queries import PublicModel
     from slt_pate.report_text import at_fractions, charge_words
@@ -266,6 +308,7 @@ def _pate_facts(part: Pate, delta: float, sizes: dict[str, int]) -> dict[str, An
     return {
         "queries": count,
         "epsilon": cost.epsilon,
+        "tight_epsilon": tight_epsilon(charges, delta) if math.isfinite(cost.epsilon) else math.inf,
         "delta": delta,
         "unit": cost.unit,
         "budget": budget.epsilon,

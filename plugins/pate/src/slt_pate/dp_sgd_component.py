@@ -170,6 +170,11 @@ class DpSgd(PrivacyMechanism):
             )
         return self._chosen[steps]
 
+    def charges(self, steps: int) -> tuple[Charge, ...]:
+        """What so many steps of the configured run are charged; none where it has no noise."""
+        noise = self.noise_for(self.sampling.steps)
+        return self._events(steps, noise) if noise else ()
+
     def _events(self, steps: int, noise: float) -> tuple[Charge, ...]:
         return (Charge(SampledGaussian(noise, self.sampling.rate), steps),) if steps else ()
 

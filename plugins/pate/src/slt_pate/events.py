@@ -56,7 +56,17 @@ class SampledGaussian:
     rate: float
 
 
-Event = GaussianMax | LaplaceMax | ThresholdTest | NoisyVector | NoisyVectorLaplace | SampledGaussian
+@dataclass(frozen=True)
+class Publication:
+    """A number f told as `f + noise S (N(0, 1) + quantile)`, S its smooth sensitivity at `beta`: what a data-dependent
+    epsilon is published with."""
+
+    beta: float
+    noise: float
+    quantile: float
+
+
+Event = GaussianMax | LaplaceMax | ThresholdTest | NoisyVector | NoisyVectorLaplace | SampledGaussian | Publication
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from slt_pate.events import (
     LaplaceMax,
     NoisyVector,
     NoisyVectorLaplace,
+    Publication,
     SampledGaussian,
     ThresholdTest,
 )
@@ -79,6 +80,8 @@ def event_words(event: Event) -> str:
             return (
                 f"sum of distributions, Laplace noise of {event.scale:g}, one unit moves it by {event.sensitivity:.4g}"
             )
+        case Publication():
+            return f"data-dependent epsilon told with Gaussian noise of {event.noise:g} smooth sensitivities at beta {event.beta:g}"
         case SampledGaussian():
             return (
                 f"step of DP-SGD, noise multiplier {event.noise_multiplier:g}, each unit drawn with probability "
@@ -109,6 +112,12 @@ def plan_text(facts: Mapping[str, Any]) -> list[str]:
         *guarantee(facts["epsilon"], facts["delta"], facts["unit"]),
         f"Budget: epsilon {facts['budget']:g}; the plan {'stays within it' if facts['fits'] else 'exceeds it, and is refused'}.",
     ]
+    tight = facts.get("tight_epsilon")
+    if tight is not None and tight < facts["epsilon"]:
+        lines.append(
+            f"The same releases are epsilon {number(tight)} where their Gaussian loss is added up exactly, without the detour over "
+            f"Rényi divergence; the ledger's filter counts the larger figure."
+        )
     statement = facts.get("statement")
     if statement:
         lines += [
@@ -136,6 +145,23 @@ def report_text(facts: Mapping[str, Any]) -> list[str]:
     if own:
         lines += data_dependent_text(own, facts["unit"])
     return lines
+
+
+def published_text(told: Mapping[str, Any]) -> list[str]:
+    """A published figure in lines. `told` is that of `slt privacy report --publish --json`."""
+    how = (
+        f"Settings, chosen without the votes: order {told['order']:.3g}, beta {told['beta']:.3g}, noise of {told['noise']:.3g} smooth "
+        f"sensitivities; {told['share_of_budget']:.1%} of the budget."
+    )
+    if "epsilon" not in told:
+        expected = f"epsilon {number(told['expected'])} would be told if {told['agreement']:.0%} of the teachers agreed"
+        return [f"Dry run: {expected}; nothing was looked at, and nothing charged.", how]
+    lines = [
+        f"Data-dependent, for publication: epsilon {number(told['epsilon'])} at delta {told['delta']:g} for one {told['unit']}, what "
+        f"telling it cost included; with probability {told['confidence']:.0%} the noise did not carry it below the truth.",
+        how,
+    ]
+    return [*lines, "It was told before; asked again, it costs nothing."] if told["again"] else lines
 
 
 def data_dependent_text(own: Mapping[str, Any], unit: str) -> list[str]:

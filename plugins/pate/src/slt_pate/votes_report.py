@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,9 @@ def data_dependent_facts(path: str | Path, history: History, delta: float) -> di
     total = np.zeros(len(ORDERS))
     grouped: dict[tuple[Event, float | None, int], list[NDArray[np.int64]]] = {}
     queries = covered = 0
-    for charge, what, record in _charges(history.entries, votes):
+    for charge, threshold, record in with_votes(history.entries, votes):
         queries += charge.count
-        threshold = threshold_in(what) if isinstance(charge.event, ThresholdTest) else None
-        rows = None if record is None else _rows(charge, record, threshold)
+        rows = None if record is None else rows_of(charge, record, threshold)
         if rows is None:
             total = total + charge.count * rdp(charge.event, ORDERS)
         else:
@@ -45,13 +44,17 @@ def data_dependent_facts(path: str | Path, history: History, delta: float) -> di
     return {"epsilon": spent, "delta": delta, "queries": queries, "covered": covered, "private": True}
 
 
-def _charges(entries: tuple[Entry, ...], votes: Any) -> Iterator[tuple[Charge, str, VoteRecord | None]]:
+def with_votes(
+    entries: Iterable[Entry], votes: Mapping[str, VoteRecord]
+) -> Iterator[tuple[Charge, float | None, VoteRecord | None]]:
+    """Every charge of a ledger, the threshold of a test, and the votes of its line where they were kept."""
     for entry in entries:
         for charge in entry.charges:
-            yield charge, entry.what, votes.get(entry.hash)
+            threshold = threshold_in(entry.what) if isinstance(charge.event, ThresholdTest) else None
+            yield charge, threshold, votes.get(entry.hash)
 
 
-def _rows(charge: Charge, record: VoteRecord, threshold: float | None) -> NDArray[np.int64] | None:
+def rows_of(charge: Charge, record: VoteRecord, threshold: float | None) -> NDArray[np.int64] | None:
     """The votes that a charge was paid for, int64 [q v]; None where the record does not fit it."""
     if not isinstance(charge.event, VOTED) or (isinstance(charge.event, ThresholdTest) and threshold is None):
         return None

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from slt_pate.accounting.orders import ORDERS, check_orders
+from slt_pate.accounting.published_noise import noise_cost
 from slt_pate.accounting.sampled_gaussian import sampled_gaussian
 from slt_pate.events import (
     Event,
@@ -17,6 +18,7 @@ from slt_pate.events import (
     LaplaceMax,
     NoisyVector,
     NoisyVectorLaplace,
+    Publication,
     SampledGaussian,
     ThresholdTest,
 )
@@ -38,6 +40,7 @@ def rdp(event: Event, orders: ArrayLike = ORDERS) -> Floats:
     | `LaplaceMax` | the least of two Laplace coordinates that move by one, and of any 2/scale-DP mechanism |
     | `NoisyVectorLaplace` | all of s in one coordinate, which is the worst place for it |
     | `SampledGaussian` | `sampled_gaussian` |
+    | `Publication` | `noise_cost`; infinite at orders for which `beta` is too large |
 
     They are those of the discrete noise that is drawn: a discrete Gaussian diverges no more than the continuous one, and
     `laplace` is the discrete law itself.
@@ -91,6 +94,15 @@ def _(event: SampledGaussian, orders: Floats) -> Floats:
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate <= 1:
         raise PrivacyError(f"SampledGaussian has rate {rate!r}, expected a probability above 0, at most 1")
     return sampled_gaussian(_positive(event, "noise_multiplier", event.noise_multiplier), float(rate), orders)
+
+
+@_cost.register
+def _(event: Publication, orders: Floats) -> Floats:
+    quantile = event.quantile
+    if isinstance(quantile, bool) or not isinstance(quantile, int | float) or not 0 <= quantile < math.inf:
+        raise PrivacyError(f"Publication has quantile {quantile!r}, expected a finite number from 0 on")
+    beta, noise = _positive(event, "beta", event.beta), _positive(event, "noise", event.noise)
+    return np.array([noise_cost(float(order), beta=beta, noise=noise, quantile=quantile) for order in orders])
 
 
 def laplace(moved: float, orders: Floats, step: float) -> Floats:
