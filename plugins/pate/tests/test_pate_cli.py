@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from pate_models import LSTM, utterance
+from safetensors.torch import load_file
 from scipy.stats import norm
 from typer.testing import CliRunner
 
@@ -195,6 +197,41 @@ def test_teachers_trained_ahead_are_found_finished_and_bundles_are_compared_with
     assert "pipeline" in raised("check", str(spec), "--set", f"pipeline={bundles[0]}")
     make_ledger(tmp_path / "other.jsonl", 1)
     assert "belongs to ledger" in raised("report", str(tmp_path / "other.jsonl"), "--bundle", str(trained.bundle))
+
+
+@pytest.mark.system
+def test_teachers_over_ray_are_those_of_one_process(spec: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    here, there = (
+        run("teachers", str(spec), "--out", str(tmp_path / engine), "--workers", "2", "--engine", engine)
+        for engine in ("local", "ray")
+    )
+    assert (here.exit_code, there.exit_code) == (0, 0), there.exception
+    first, second = (
+        [load_file(Path(one) / "weights.safetensors") for one in result.stdout.split()] for result in (here, there)
+    )
+    assert len(first) == len(second) == 2
+    for one, other in zip(first, second, strict=True):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.slow
+def test_a_run_that_begins_from_private_weights_is_refused(spec: Path, tmp_path: Path) -> None:
+    run("teachers", str(spec), "--out", str(tmp_path / "run"), "--workers", "1")
+    teacher = tmp_path / "run" / "models" / "00" / "bundle"
+    for privacy in ({}, {"use": "dp-sgd", "steps": 2}):
+        blocks = [f"pipeline={teacher}", *([f"privacy={json.dumps(privacy)}"] if privacy else [])]
+        with pytest.raises(PrivacyError, match=r"pipeline .* is a model of a run with privacy, most likely a teacher"):
+            train(spec, out=tmp_path / "again", overrides=blocks)
+    plain = {**yaml.safe_load(spec.read_text()), "data": {"train": yaml.safe_load(spec.read_text())["data"]["private"]}}
+    del plain["privacy"]
+    (spec.parent / "plain.yaml").write_text(yaml.safe_dump(plain))
+    bundle = train(spec.parent / "plain.yaml", out=tmp_path / "plain").bundle
+    with pytest.raises(
+        PrivacyError, match=r"pipeline is a bundle that was trained on the private data, without a privacy"
+    ):
+        train(spec, out=tmp_path / "third", overrides=[f"pipeline={bundle}"])
 
 
 def test_the_sentence_on_attackers_bounds_the_best_one() -> None:

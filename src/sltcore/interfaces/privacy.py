@@ -11,7 +11,8 @@ from sltcore.types import Port, PrivacyCost
 
 Fit = Callable[..., Any]
 """`fit(data, *, sampler=None, gradient=None) -> model`: training as the caller does it. In a run of `slt train` `fit.dev`
-holds the development data, which every model's evaluation looks at."""
+holds the development data, which every model's evaluation looks at, and `fit.start` the bundle that every model begins from,
+or None."""
 
 
 class PrivacyMechanism(Part):

@@ -157,6 +157,7 @@ def _fit_privately(
         return pipeline
 
     fit_one.dev = job.dev  # type: ignore[attr-defined]
+    fit_one.start = job.spec.pipeline if isinstance(job.spec.pipeline, Path) else None  # type: ignore[attr-defined]
     published = mechanism.train(fit_one, private, public)
     found = [trained for pipeline, trained in made if pipeline is published]
     if not found:

@@ -99,6 +99,7 @@ def check_command(
     It reads the private data's names; what it prints about shards is private.
     """
     from slt_pate.pate import Pate
+    from slt_pate.queries.sources import refuse_private_start, refuse_start_on
     from sltcore.data.examples import read_examples
 
     console = Console()
@@ -112,7 +113,7 @@ def check_command(
         for entries in (data.private, data.public, data.dev)
     )
     shards = part.shards_of(private, public, dev)
-    _refuse_private_start(model)
+    refuse_start_on(refuse_private_start(model.pipeline if isinstance(model.pipeline, Path) else None), private)
     units = [sum(teacher == one for teacher in shards.teacher_of.values()) for one in range(part.teachers)]
     facts = {
         "unit": part.protection.unit,
@@ -224,14 +225,6 @@ def _mechanism(model: Any) -> PrivacyMechanism:
 
     part: PrivacyMechanism = build_privacy(model, default_registry())
     return part
-
-
-def _refuse_private_start(model: Any) -> None:
-    """**Raises** `PrivacyError` where the run begins from a bundle that knows private data: the student would carry it."""
-    from slt_pate.queries.sources import public_facts
-
-    if isinstance(model.pipeline, Path) and model.pipeline.is_dir():
-        public_facts(model.pipeline, what="pipeline")
 
 
 def _without_texts(entries: Any) -> int:

@@ -16,6 +16,7 @@ from slt_pate.dp_sgd.cost import epsilon_of_steps, least_noise_multiplier
 from slt_pate.dp_sgd.step import EngineName, PrivateGradient, Stepping
 from slt_pate.dp_sgd.units import PoissonSampler, Units
 from slt_pate.events import Charge, SampledGaussian
+from slt_pate.queries.sources import refuse_private_start, refuse_start_on
 from slt_pate.settings import TEMPORARY, Protection
 from slt_pate.shards import make_shards
 from slt_pate.stamps import stamp_model
@@ -53,7 +54,8 @@ class DpSgd(PrivacyMechanism):
 
     The account counts steps whose noise was drawn. With a ledger, all steps are charged before private data is read, so a
     crash cannot undercount. Public data are not used: begin from a bundle that was trained on them. Development data decide which weights
-    are kept, so they must be public; where `fit.dev` tells them, a private unit, id or file among them is refused.
+    are kept, so they must be public; where `fit.dev` tells them, a private unit, id or file among them is refused, and so is a
+    bundle to begin from (`fit.start`) whose provenance shows private data.
 
     **Source**: Abadi et al. 2016, arXiv:1607.00133; Poisson sampling: Mironov, Talwar, Zhang 2019, arXiv:1908.10530; by unit:
     McMahan et al. 2018, arXiv:1710.06963.
@@ -92,9 +94,11 @@ class DpSgd(PrivacyMechanism):
         """
         steps, noise = self.sampling.steps, self.noise_for(self.sampling.steps)
         self._refuse_excess(steps, noise)
+        start = refuse_private_start(getattr(fit, "start", None))
         with self._charged(steps, noise) as ledger:
             units = Units.of(private, self.protection.unit)
             self._refuse_private_dev(fit, private)
+            refuse_start_on(start, private)
             if len(public):
                 LOG.warning(
                     "dp-sgd: %d public utterances are not used; begin from a bundle trained on them", len(public)

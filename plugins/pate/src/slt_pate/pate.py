@@ -24,6 +24,7 @@ from slt_pate.queries import (
     Utterance,
     utterances_of,
 )
+from slt_pate.queries.sources import refuse_private_start, refuse_start_on
 from slt_pate.rows import text_of
 from slt_pate.settings import TEMPORARY, Asked, Protection
 from slt_pate.shards import Shards, make_shards
@@ -68,7 +69,8 @@ class Pate(PrivacyMechanism):
     questions. Costs add up over every released token and every threshold test. Everything else that is decided (which
     recordings are asked about, candidates, slots, noise, when to stop) follows from public data, the spec, and answers
     that were released before. Development data decide which weights of each model are kept, so they must be public:
-    where `fit.dev` tells what they are, a private unit, id or file among them is refused.
+    where `fit.dev` tells what they are, a private unit, id or file among them is refused; so is a bundle to begin from
+    (`fit.start`) whose provenance shows private data.
 
     **Source**: Papernot et al. 2017, arXiv:1610.05755; Papernot et al. 2018, arXiv:1802.08908; for speech Yang et al.,
     arXiv:2210.05614, which does not state teachers, noise or query unit; those here are ours.
@@ -105,6 +107,7 @@ class Pate(PrivacyMechanism):
         **Raises** `PrivacyError` where the plan exceeds the budget or what the ledger has left (before private data is
         read), where private and public data overlap, and where no answer came.
         """
+        start = refuse_private_start(getattr(fit, "start", None))
         plan = self._plan(fit, list(public))
         with self._ledger() as ledger:
             self._refuse_excess(plan, ledger)
@@ -114,6 +117,7 @@ class Pate(PrivacyMechanism):
                     "pate: which data evaluations look at is not known here; they must be public: slt privacy check SPEC"
                 )
             shards = self.shards_of(private, list(public), dev)
+            refuse_start_on(start, private)
             if plan.public is not None:
                 plan.public.verify(shards, private)
             self._say(f"{self.teachers} teachers; {plan.queries:,} queries at most: {plan.design.statement().query}")

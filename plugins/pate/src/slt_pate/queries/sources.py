@@ -97,6 +97,27 @@ def public_facts(folder: str | Path, *, what: str) -> dict[str, Any]:
     return facts
 
 
+def refuse_private_start(start: Any) -> str:
+    """The fingerprint of the data that a bundle was trained on, "" for none; `start` is what models begin from.
+
+    **Raises** `PrivacyError` where its provenance shows private data, which every model that begins there would carry.
+    """
+    if start is None or not Path(start).is_dir():
+        return ""
+    return str(public_facts(start, what="pipeline").get("fingerprint") or "")
+
+
+def refuse_start_on(fingerprint_of_start: str, private: Sequence[Any]) -> None:
+    """**Raises** `PrivacyError` where the bundle that models begin from was trained on these rows."""
+    from sltcore.data.examples import Example, fingerprint
+
+    examples = [row for row in private if isinstance(row, Example)]
+    if examples and fingerprint_of_start and fingerprint_of_start == fingerprint(examples):
+        raise PrivacyError(
+            "pipeline is a bundle that was trained on the private data, without a privacy loss; expected one trained on others"
+        )
+
+
 @dataclass(frozen=True)
 class CandidateList:
     """Texts that were written down beforehand, as commands are; the same for every utterance."""
