@@ -254,6 +254,7 @@ def test_updates_are_trained_added_and_heard_and_the_base_stays(study: Any, monk
     chosen = {
         "adapter": Settings(0.01, rank=2, place=("encoder.layers.*",), silence=1.0),
         "lora": Settings(0.01, rank=2), "full": Settings(1e-3), "fusion": Settings(0.01),
+        "joint": Settings(0.01, rank=2, place=("encoder.layers.*",), silence=1.0),
     }  # fmt: skip
     monkeypatch.setattr(M["work"], "CHOSEN", chosen)
     monkeypatch.setattr(M["report"], "CHOSEN", chosen)
@@ -339,6 +340,11 @@ def test_the_chosen_settings_are_those_that_the_rule_gives() -> None:
     adapters = [one for one in sweep.SWEEP if not one.settings.startswith(("LoRA", "full"))]
     fine = [one for one in adapters if one.wer_sum <= sweep.BASE_WER * 1.01]
     assert [one for one in adapters if one.chosen] == [max(fine, key=lambda one: one.together)]
+    joint = [one for one in sweep.JOINT if one.wer_sum is not None and one.wer_sum <= 1.01 * sweep.JOINT_WER]
+    (best,) = [one for one in sweep.JOINT if one.chosen]
+    assert best == max(joint, key=lambda one: one.together or 0)
+    chosen = settings.CHOSEN["joint"]
+    assert f"rank {chosen.rank}, rate 3e-3, silence {chosen.silence:g}" in best.settings
     low = [one for one in sweep.SWEEP if one.settings.startswith("LoRA")]
     assert not [one for one in low if one.wer_sum <= sweep.BASE_WER * 1.01]
     assert [one for one in low if one.chosen] == [min(low, key=lambda one: one.wer_sum)]

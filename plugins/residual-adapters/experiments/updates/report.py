@@ -84,6 +84,7 @@ def facts(study: Study, scores: Scores) -> dict[str, Any]:
         "seeds": ", ".join(map(str, study.seeds)),
         "steps": f"{size.steps} for each set in every arm; a learned fusion {FUSION_STEPS * size.steps} more, on all sets",
         "residual adapters": _settings(CHOSEN["adapter"]),
+        "joint adapter": _settings(CHOSEN["joint"]),
         "LoRA": _settings(CHOSEN["lora"]),
         "fine-tuning": _settings(CHOSEN["full"]),
         "learned fusion": _settings(CHOSEN["fusion"]),

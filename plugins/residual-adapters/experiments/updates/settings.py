@@ -10,6 +10,8 @@ COUNTS = (1, 2, 4, 8)
 """Active updates."""
 LAST = ("encoder.network.blocks.3", "decoder.prediction.layers.*")
 """The last block of the encoder and the recurrent layer of the prediction network."""
+ALL = ("encoder.network.blocks.*", "decoder.prediction.layers.*")
+"""Every block of the encoder and the recurrent layer of the prediction network."""
 LINEAR = ("encoder.network.blocks.3.ffn*.fc*", "decoder.joint.prediction_projection")
 """Linear layers of the same block, and the one behind the prediction network."""
 
@@ -29,6 +31,7 @@ class Settings:
 CHOSEN: Mapping[str, Settings] = MappingProxyType(
     {
         "adapter": Settings(1e-2, rank=32, place=LAST, silence=20.0),
+        "joint": Settings(3e-3, rank=128, place=ALL, silence=8.0),
         "lora": Settings(3e-3, rank=8, place=LINEAR),
         "full": Settings(3e-4),
         "fusion": Settings(3e-3),

@@ -50,7 +50,7 @@ def train(study: Study, unit: Unit) -> dict[str, Any]:
     elif unit.arm == "sequential" and unit.number > 1:
         base = Path(study.result(unit.needs[0])["bundle"])
     elif unit.arm == "joint":
-        settings, numbers, steps = CHOSEN["adapter"], study.numbers, specs.steps_of(study.size, study.size.sets)
+        settings, numbers, steps = CHOSEN["joint"], study.numbers, specs.steps_of(study.size, study.size.sets)
         transform = specs.adapter("joint", [word for one in study.sets for word in one], settings)
     elif unit.arm in LEARNED:
         settings, numbers, steps = CHOSEN["fusion"], study.numbers, FUSION_STEPS * study.size.steps
