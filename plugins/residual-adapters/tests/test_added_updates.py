@@ -167,6 +167,13 @@ def test_a_call_names_updates(base: Path, tmp_path: Path) -> None:
         pipeline(sound, updates=["monda"])
 
 
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), -101.0])
+def test_a_weight_is_a_number_within_reason(base: Path, tmp_path: Path, weight: float) -> None:
+    with pytest.raises(SpecError, match=rf"weight of updates is {weight:g}, expected a number from -100 to 100"):
+        add(base, [drawn_file(base, tmp_path, "monday")], weight=weight)
+    assert not (base / "updates").exists()
+
+
 @pytest.mark.parametrize("fusion", ["average", "stack"])
 def test_the_fusion_of_a_bundle_is_kept(base: Path, tmp_path: Path, fusion: Any) -> None:
     files = [drawn_file(base, tmp_path, name) for name in ("monday", "friday")]

@@ -253,7 +253,9 @@ def test_each_utterance_may_have_its_own_updates(mode: Any, folds: bool) -> None
 def test_updates_that_differ_need_an_axis_of_utterances() -> None:
     model, adapters = worn(drawn())
     with (
-        pytest.raises(PluginError, match=r"blocks\.1: its output has shape \(2, 5, 6\), where no axis runs over the 3"),
+        pytest.raises(
+            PluginError, match=r"blocks\.1: its output has shape \(2, 5, 6\), whose first axis does not run over the 3"
+        ),
         adapters.use({"updates": [["monday"], [], []]}),
     ):
         model(frames(dtype=torch.float64))

@@ -131,6 +131,27 @@ def test_recurrent_layers(bidirectional: bool, batch_first: bool) -> None:
         torch.testing.assert_close(mixed.select(axis, place), expected.select(axis, place))
 
 
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("place", ["part", "part.linear2"])
+def test_layers_of_torch_s_transformer(place: str, batch_first: bool) -> None:
+    """As many frames as utterances: only the layer itself says which axis is which."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(WIDTH, 2, 8, batch_first=batch_first)
+    model = Whole(layer).eval()
+    adapters = ResidualAdapters(updates=[drawn_update(model, "monday", places=(place,))])
+    x = frames(3, 3)
+    with torch.no_grad():
+        plain = model(x)
+        adapters.attach(model)
+        found = model(x)
+        with adapters.use({"updates": [["monday"], [], ["monday"]]}):
+            mixed = model(x)
+    axis = 0 if batch_first else 1
+    for row in range(3):
+        expected = plain if row == 1 else found
+        torch.testing.assert_close(mixed.select(axis, row), expected.select(axis, row))
+
+
 def test_packed_sequences_with_updates_that_differ() -> None:
     torch.manual_seed(0)
     lstm = nn.LSTM(WIDTH, WIDTH, batch_first=True)
@@ -247,6 +268,24 @@ def test_a_step_that_uses_forward_is_changed_once() -> None:
         assert torch.equal(part.step(x, 0)[0], plain)
     assert "step" not in vars(part)
     assert "combine" not in vars(part)
+
+
+def test_an_error_in_front_of_a_module_leaves_its_places_in_order() -> None:
+    part = nn.Linear(WIDTH, WIDTH)
+    model, x = Whole(part).eval(), frames()
+    plain = part(x).detach()
+
+    def refuse(module: nn.Module, arguments: Any) -> None:
+        raise ValueError("not now")
+
+    handle = part.register_forward_pre_hook(refuse)
+    pinned(model)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="not now"):
+            model(x)
+    handle.remove()
+    with torch.no_grad():
+        assert not torch.allclose(model(x), plain)
 
 
 def test_an_error_inside_a_module_leaves_its_places_in_order() -> None:

@@ -68,6 +68,20 @@ def test_moves_and_conflicts_are_those_of_sums_by_hand() -> None:
     assert pair.mean_cosine == pytest.approx(float(one @ other / (one.norm() * other.norm())), rel=1e-9)
 
 
+@pytest.mark.parametrize("mode", ["average", "stack"])
+def test_together_is_told_of_the_fusion_that_is_there(mode: Any) -> None:
+    base = tower(torch.float64)
+    updates = [drawn_update(base, name, places=("blocks.1",), dtype=torch.float64) for name in ("monday", "friday")]
+    x = frames(3, 5, dtype=torch.float64)
+    with torch.no_grad():
+        y = base.blocks[1](base.blocks[0](x))
+    first = by_hand(updates[0], "blocks.1", y)
+    second = by_hand(updates[1], "blocks.1", y + first if mode == "stack" else y)
+    expected = (first + second) / (2 if mode == "average" else 1)
+    found = watched(updates, x, fusion=mode)
+    assert found.together() == pytest.approx(float(expected.norm() / y.norm()), rel=1e-9)
+
+
 def test_two_of_a_kind_agree_and_opposites_cancel() -> None:
     update = drawn_update(tower(torch.float64), "monday", dtype=torch.float64)
     x = frames(3, 5, dtype=torch.float64)
@@ -103,7 +117,19 @@ def test_word_errors_are_the_fewest() -> None:
 
 @pytest.mark.parametrize(
     ("text", "phrase", "count"),
-    [("", "a", 0), ("a b a", "a", 2), ("a a a", "a a", 1), ("B a", "b A", 1), ("ab a", "b", 0), ("a", "", 0)],
+    [
+        ("", "a", 0),
+        ("a b a", "a", 2),
+        ("a a a", "a a", 1),
+        ("B a", "b A", 1),
+        ("ab a", "b", 0),
+        ("a", "", 0),
+        ("Play A, B!", "a b", 1),
+        ("it's \u201cab\u201d.", "ab", 1),
+        ("its", "it's", 0),
+        ("- a", "a", 1),
+        ("a - b", "A B.", 1),
+    ],
 )
 def test_occurrences_are_of_whole_words_in_a_row(text: str, phrase: str, count: int) -> None:
     assert occurrences(text, phrase) == count

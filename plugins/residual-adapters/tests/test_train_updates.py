@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,14 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from adapter_bundles import base_bundle, contents
+from adapter_bundles import base_bundle, contents, spec
 from safetensors.torch import load_file
 
 import sltcore
 from slt_residual_adapters.added import add, remove
 from slt_residual_adapters.residual_adapters import ResidualAdapters
 from slt_residual_adapters.update import read_update, save_update
+from sltcore.bundle import save_bundle
 from sltcore.errors import SltError
 from sltcore.train import fit
 
@@ -120,3 +123,33 @@ def test_a_fusion_is_trained_on_a_bundle_of_updates(fusion: str, parameters: int
     assert all(torch.equal(kept[key.removeprefix("transforms.0.")], tensor) for key, tensor in learned.items())
     with pytest.raises(SltError, match="no parameter is left to train"):
         fit({**spec, "set": {"transforms": [{**both, "fusion": "sum"}]}}, out=tmp_path / "sum", quiet=True)
+
+
+@pytest.mark.parametrize("decoder", ["ctc-greedy", "rnnt"])
+def test_an_update_is_trained_and_validated_in_bfloat16(decoder: str, tmp_path: Path) -> None:
+    plain = spec()
+    plain["decoder"] = {"use": decoder, "characters": "abc "}
+    base = save_bundle(sltcore.load(plain), tmp_path / "base")
+    table = manifest(tmp_path, "monday", ["cab", "a cab", "ab ba", "b"])
+    training = {
+        "slt": 1,
+        "kind": "train",
+        "pipeline": str(base),
+        "set": {"transforms": [{"use": "residual", "name": "monday", "rank": 4, "words": ["cab"], "silence": 0.1}]},
+        "data": {"train": [{"manifest": str(table)}], "dev": [{"manifest": str(table)}]},
+        "context": {"transcript": "text"},
+        "optimizer": {"learning_rate": 0.01},
+        "budget": {"steps": 4},
+        "evaluate": {"every_steps": 2},
+        "batch": {"size": 4},
+        "precision": "bfloat16",
+    }
+    made = fit(training, out=tmp_path / "out", quiet=True)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    measured = [line["dev"]["loss"] for line in lines if "dev" in line]
+    assert len(measured) >= 2
+    assert all(math.isfinite(loss) for loss in measured)
+    tensors = [tensor for parts in read_update(made.bundle).tensors.values() for tensor in parts.values()]
+    assert all(tensor.dtype == torch.float32 and bool(tensor.isfinite().all()) for tensor in tensors)
+    kept, trained = load_file(base / "weights.safetensors"), load_file(made.bundle / "weights.safetensors")
+    assert all(torch.equal(trained[key], tensor) for key, tensor in kept.items())

@@ -268,6 +268,25 @@ def test_a_place_that_training_never_calls_is_told() -> None:
         ResidualAdapters("monday", place=["*"]).attach(Two(), iter([frames()]))
 
 
+@pytest.mark.parametrize("name", ["update", "keys", "training", "forward", "type", "pop"])
+@pytest.mark.parametrize("mode", ["sum", "attention", "gate"])
+def test_any_name_will_do_for_an_update(name: str, mode: Any) -> None:
+    model = tower()
+    adapters = ResidualAdapters(name, rank=3)
+    adapters.attach(model)
+    learn(model, adapters, steps=1)
+    found = output(model)
+    both = tower()
+    updates = [adapters.update(name), drawn_update(tower(), "other")]
+    fused = ResidualAdapters(updates=updates, fusion=mode)
+    fused.attach(both)
+    with fused.use({"updates": [name]}):
+        torch.testing.assert_close(output(both), found)
+    again = tower()
+    ResidualAdapters(updates=updates, fusion=mode).restore(again, fused.state())
+    assert torch.equal(output(again), output(both))
+
+
 def test_a_copy_of_a_model_with_updates_works_like_it() -> None:
     model = tower()
     ResidualAdapters(updates=[drawn_update(model, "monday")]).attach(model)

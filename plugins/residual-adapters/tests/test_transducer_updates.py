@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from slt_residual_adapters.outputs import first_tensor, with_first_tensor
 from slt_residual_adapters.residual_adapters import ResidualAdapters
 from slt_residual_adapters.update import Update
+from sltcore.errors import PluginError
 from sltcore.plugin import Ports
 from sltcore.types import Encoded, NBest, Port
 
@@ -220,3 +221,31 @@ def test_a_call_without_updates_is_the_base_bit_for_bit(search: str) -> None:
         assert [pushed(model, x, row) for row in range(3)] == streams
     with adapters.use({"updates": ["monday"]}):
         assert model.decode(x, {}) != without
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+@pytest.mark.parametrize("place", ["joint.output", RECURRENT])
+def test_utterances_with_updates_of_their_own_are_heard_right_or_refused(place: str, search: str) -> None:
+    """As many utterances as frames that the greedy search joins at a time: axes of both lengths."""
+    from slt_speech.rnnt.greedy import AHEAD
+
+    model = transducer(3, **SEARCHES[search])
+    values = 2 * torch.randn(AHEAD, 40, D, generator=torch.Generator().manual_seed(3))
+    x = Encoded(values, torch.tensor([40] * (AHEAD - 2) + [9, 23]), 0.04, 0.02)
+    adapters = ResidualAdapters(updates=[drawn_update(model, "monday", places=(place,), d=WIDTHS[place])])
+    adapters.attach(model)
+    lists = [["monday"] if row % 2 else [] for row in range(AHEAD)]
+    with adapters.use({"updates": lists}):
+        try:
+            found = model.decode(x, {})
+        except PluginError as error:
+            assert f"does not run over the {AHEAD} utterances" in str(error)
+            if (place, search) == ("joint.output", "greedy"):  # when one had ended, and not by luck later
+                assert f"has shape ({AHEAD - 1}, {AHEAD}, {V})" in str(error)
+            return
+    for row, names in enumerate(lists):
+        own = x._replace(values=x.values[row : row + 1], lengths=x.lengths[row : row + 1])
+        with adapters.use({"updates": names}):
+            alone = model.decode(own, {})
+        assert told(alone) == told(found[row : row + 1])
+        torch.testing.assert_close(scores(found[row : row + 1]), scores(alone), rtol=1e-4, atol=1e-4)

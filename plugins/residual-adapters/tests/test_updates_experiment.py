@@ -157,6 +157,26 @@ def test_synthetic_utterances_say_each_word_in_every_carrier() -> None:
         assert 0.05 < abs(samples).max() <= 1.0
 
 
+def test_without_espeak_the_run_says_at_once_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "espeakng_loader", None)
+    M["synthetic"].engine.cache_clear()
+    monkeypatch.setattr(M["words"], "division", lambda: pytest.fail("it reads the corpora first"))
+    with pytest.raises(SystemExit, match=r"^synthetic utterances need espeak-ng: pip install espeakng-loader$"):
+        M["data"].prepare(tmp_path / "data", smoke=True)
+    assert not list((tmp_path / "data").iterdir())
+
+
+def test_general_audio_is_drawn_in_the_share_that_the_settings_say(study: Any) -> None:
+    settings = M["settings"].Settings(1e-2, general=2.5, real=3.0)
+    entries = M["specs"].training_data(study.data, [1, 2], settings)
+    drawn = {
+        Path(e["manifest"]).stem: e.get("weight", 1.0) * study.data.count(Path(e["manifest"]).stem) for e in entries
+    }
+    general = drawn.pop("general")
+    assert drawn == {"real-1": 6.0, "synthetic-1": 2.0, "real-2": 6.0, "synthetic-2": 2.0}
+    assert general == pytest.approx(2.5 * sum(drawn.values()))
+
+
 # What is run, and what is kept
 
 
@@ -274,7 +294,7 @@ def test_updates_are_trained_added_and_heard_and_the_base_stays(study: Any, monk
     assert Report.from_dict(json.loads(json.dumps(report.to_dict()))).title == report.title
     arms = {str(row["arm"]) for row in report.tables[0].rows}
     assert arms == {M["tables"].ARMS[arm] for arm in M["tables"].ARMS if arm not in (*beams, "lora")}
-    assert [table for table in report.tables if not table.caption] == []
+    assert [table.title for table in report.tables if "espeak-ng" not in table.caption] == []
     assert report.problems[0].startswith("6 of ")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from slt_speech.rnnt.beam import Beam
 from slt_speech.rnnt.joint import Joint
 from slt_speech.rnnt.prediction import PredictionNetwork
 from sltcore.errors import SpecError
@@ -47,6 +48,47 @@ def test_a_stateless_prediction_forgets_all_but_its_context() -> None:
     a, b = network(torch.tensor([[1, 2, 3, 4]])), network(torch.tensor([[5, 6, 3, 4]]))
     assert torch.equal(a[:, 4], b[:, 4])
     assert not torch.equal(a[:, 3], b[:, 3])
+
+
+def test_a_beam_asks_about_each_prefix_once_and_about_all_utterances_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A state of an LSTM tells its prefix, so a pair of state and label that comes twice would be work done twice."""
+    torch.manual_seed(0)
+    network, joint = PredictionNetwork(6, 7).eval(), Joint(5, 7, 8, 6).eval()
+    with torch.no_grad():
+        joint.output.weight.mul_(3)
+        joint.output.bias[0] += 1
+    prefixes: list[tuple[bytes, int]] = []
+    cells: list[int] = []
+    step, combine = network.step, joint.combine
+
+    def watched_step(state: Any, tokens: torch.Tensor) -> Any:
+        for row, token in enumerate(tokens.tolist()):
+            prefixes.append((b"".join(each[row].numpy().tobytes() for each in state), token))
+        return step(state, tokens)
+
+    def watched_combine(frames: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
+        cells.append(len(frames))
+        return combine(frames, predicted)
+
+    monkeypatch.setattr(network, "step", watched_step)
+    monkeypatch.setattr(joint, "combine", watched_combine)
+
+    def search(values: torch.Tensor) -> int:
+        """How often the joint was called."""
+        prefixes.clear()
+        cells.clear()
+        with torch.no_grad():
+            beam = Beam(network, joint, len(values), blank=0, beam=4, max_symbols=3)
+            beam.push(values, torch.full((len(values),), values.shape[1]))
+        return len(cells)
+
+    values = 2 * torch.randn(3, 12, 5, generator=torch.Generator().manual_seed(0))
+    alone = []
+    for row in range(3):
+        alone.append(search(values[row : row + 1]))
+        assert len(prefixes) == len(set(prefixes))
+        assert len(prefixes) < 0.7 * sum(cells)  # most are met in several frames
+    assert search(values) == max(alone)
 
 
 def test_settings_out_of_range_are_refused() -> None:

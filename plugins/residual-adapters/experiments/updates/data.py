@@ -48,6 +48,7 @@ def prepare(folder: Path, *, smoke: bool) -> Data:
     done = folder / "data.json"
     if not done.exists():
         folder.mkdir(parents=True, exist_ok=True)
+        synthetic.engine()  # before a minute of reading tells that it is missing
         division, sets = words.division()
         words.check(division, sets)
         write_json(done, _write(folder, division, sets, smoke=smoke))

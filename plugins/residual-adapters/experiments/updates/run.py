@@ -2,6 +2,7 @@
 
     python run.py --base BUNDLE --out OUT [--size smoke|small] [--workers N] [--seeds 0,1,...] [--report]
 
+Needs `pip install espeakng-loader`, for synthetic speech, and the corpora asterisk-en and flight-of-the-amazon-queen.
 BUNDLE is the transducer of seed 0 that `slt reproduce speech/transducer --size small --out RUNS` leaves, in
 RUNS/units/transducer-trained--seed-0--*/bundle. Every unit is kept in OUT: a second call goes on where the first one
 stopped, and `--report` writes the report of what there is. The claims stand in `claims.py`, the arms in `study.py`.

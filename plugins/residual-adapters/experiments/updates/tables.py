@@ -170,7 +170,7 @@ def words(scores: Scores) -> Table:
         {**row, "made": data.count(f"synthetic-{row['set']}") // len(data.sets[row["set"] - 1])}
         for row in data.facts["occurrences"]
     ]
-    note = "Utterances that hold the word. Voices and texts of dev and test teach nothing."
+    note = "Utterances that hold the word: real recordings, and synthetic ones of espeak-ng, which only teach. Voices and texts of dev and test teach nothing."
     return Table(title="The words", caption=note, columns=columns, rows=rows)
 
 
@@ -189,7 +189,7 @@ def sweep() -> list[Table]:
         "general WER at most 1 % above the base's; where none is, the lowest general WER. Rank 32 and one general "
         "utterance for each that teaches where nothing else is said. The penalty counted padded frames but in the row that says so."
     )
-    joint = f"Dev, seed 0, all eight sets with 56 occurrences (the base: recall {JOINT_RECALL} %, general WER {JOINT_WER} %), the same rule."
+    joint = f"Dev, seed 0, all eight sets with 56 occurrences (the base: recall {JOINT_RECALL} %, general WER {JOINT_WER} %), learned from recordings and espeak-ng utterances; the same rule."
     return [
         Table(title="Choice of the settings", caption=note, columns=columns, rows=_tried(SWEEP)),
         Table(title="Choice of the settings of the joint adapter", caption=joint, columns=columns, rows=_tried(JOINT)),
@@ -216,7 +216,7 @@ def _bonuses() -> Table:
         | ({"_mark": "chosen"} if bonus == BONUS else {})
         for bonus, heard, rate, extra in BOOSTED
     ]
-    note = "Dev, the base with a beam and the words of four sets as phrases; the same rule, against 0 nats."
+    note = "Dev, real speech: the base with a beam and the words of four sets as phrases, nothing learned from espeak-ng; the same rule, against 0 nats."
     return Table(title="Choice of the phrases' bonus", caption=note, columns=columns, rows=rows)
 
 
@@ -246,7 +246,7 @@ def conflicts(scores: Scores) -> Table | None:
                 "pair": f"{worst['first']}, {worst['second']}",
             }
         )  # fmt: skip
-    note = "General dev audio, by slt adapters check: updates that share a common component add up everywhere."
+    note = "General dev audio, real speech, by slt adapters check; the updates learned from recordings and espeak-ng utterances. Updates that share a common component add up everywhere."
     return Table(title="Do updates move the same frames?", caption=note, columns=columns, rows=rows) if rows else None
 
 
@@ -268,7 +268,7 @@ def costs(scores: Scores) -> Table:
             seconds = round(float(np.mean([one["cpu_s"] for one in found])), 1)
             row = {"arm": arm, "steps": found[0]["steps"], "seconds": seconds, "runs": len(found)}
             rows.append(row | ({"parameters": found[0]["parameters"]} if "parameters" in found[0] else {}))
-    note = "CPU seconds of one thread. Every arm learns for equally many steps for each set."
+    note = "CPU seconds of one thread. Recordings and espeak-ng utterances of the words with general recordings; every arm learns for equally many steps for each set."
     return Table(title="What training costs", caption=note, columns=columns, rows=rows)
 
 

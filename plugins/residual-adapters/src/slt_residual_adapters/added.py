@@ -30,6 +30,7 @@ WITHOUT_LEARNED = 1
 LEARNED_FILE = f"learned.fusion{SUFFIX}"
 """An update's name has no dot."""
 NEEDS = "sltcore-residual-adapters"
+LARGEST_WEIGHT = 100.0
 FUSIONS = ("sum", "average", "stack")
 
 
@@ -67,7 +68,8 @@ def read_added(folder: Path) -> Added:
                 f"bundle {folder}: {ADDED} has format {data['format']}, expected {FORMAT}. Next: pip install -U {NEEDS}"
             )
         entries = tuple(
-            Entry(check_name(one["name"]), str(one["sha256"]), float(one["weight"])) for one in data["updates"]
+            Entry(check_name(one["name"]), str(one["sha256"]), _checked_weight(float(one["weight"])))
+            for one in data["updates"]
         )
         learned = str(data.get("learned", ""))
         return Added(entries, _read_mode(data["fusion"], learned), learned)
@@ -91,6 +93,8 @@ def add(
     base = hash_bundle(folder)
     _refuse_own_adapters(folder)
     before = read_added(folder)
+    if weight is not None:
+        _checked_weight(weight)
     fusions = [read_fusion(source) for source in sources if holds_fusion(source)]
     updates = [read_update(source) for source in sources if not holds_fusion(source)]
     entries = {entry.name: entry for entry in before.entries}
@@ -287,6 +291,14 @@ def _write(folder: Path, added: Added) -> None:
 
 def _read_mode(fusion: Any, learned: str) -> str:
     return str(LEARNED[LEARNED.index(fusion)]) if learned else _checked_fusion(fusion)
+
+
+def _checked_weight(weight: float) -> float:
+    if not abs(weight) <= LARGEST_WEIGHT:  # NaN is not, either
+        raise SpecError(
+            f"the weight of updates is {weight:g}, expected a number from -{LARGEST_WEIGHT:g} to {LARGEST_WEIGHT:g}"
+        )
+    return weight
 
 
 def _checked_fusion(fusion: str) -> str:

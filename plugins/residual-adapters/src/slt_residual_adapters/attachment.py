@@ -38,7 +38,8 @@ class Attachment:
                 return None
             return change(name, output, arguments or tuple(named.values()))
 
-        self._handles.append(module.register_forward_pre_hook(enter))
+        # first of all, so that nothing can fail between a call and its count
+        self._handles.append(module.register_forward_pre_hook(enter, prepend=True))
         self._handles.append(module.register_forward_hook(leave, with_kwargs=True, always_call=True))
         for method in METHODS:
             own = getattr(module, method, None)

@@ -131,6 +131,13 @@ class LowRank(nn.Module):
         return Piece(self.down.detach().double(), None, self.up.detach().double() * self.scale, "identity", None)
 
 
+def by_name(branches: Mapping[str, nn.Module]) -> nn.ModuleDict:
+    """Modules by any name: `nn.ModuleDict` itself takes none that a method or attribute of its own has, such as "update"."""
+    found = nn.ModuleDict()
+    found._modules.update(branches)
+    return found
+
+
 def fill(branch: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     """Copy stored tensors into a branch. **Raises** `PluginError` for names or shapes that are not the branch's."""
     own = dict(branch.named_parameters())

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from slt_residual_adapters.residual_adapters import ResidualAdapters
+from slt_residual_adapters.selection import Selection
 from slt_residual_adapters.site import Site
 
 
@@ -47,6 +48,7 @@ class Moves:
         """`names` are the updates that are looked at; None: all."""
         self.adapters = adapters
         self.names = tuple(adapters.updates) if names is None else tuple(names)
+        self._moved = 0.0
         self._frames: dict[str, int] = {}
         self._size: dict[str, float] = {}
         self._mean: dict[str, Tensor] = {}
@@ -73,9 +75,8 @@ class Moves:
         return found
 
     def together(self) -> float:
-        """How far all of them together move the frames, as `Move.relative`: `sqrt(Σ |Σ_k w_k A_k|² / Σ |y|²)`."""
-        moved = sum(float(dots.sum()) for dots in self._dots.values())
-        return float(_ratio(max(moved, 0.0), sum(self._size.values())) ** 0.5)
+        """How far all of them together move the frames by their fusion, as `Move.relative`: `sqrt(Σ |y' - y|² / Σ |y|²)`."""
+        return float(_ratio(self._moved, sum(self._size.values())) ** 0.5)
 
     def conflicts(self) -> list[Conflict]:
         """Every pair, those first that move the same frames most."""
@@ -110,6 +111,8 @@ class Moves:
                 if name in site.branches:
                     (term,) = site.terms([name], weights)
                     added[k] = term.added(value, source).reshape(-1, d).double().cpu()
+            fused, _ = site.read(site(output, arguments, Selection(self.names), weights), arguments)
+        self._moved += float((fused.double() - value.double()).square().sum())
         sizes = added.norm(dim=-1)
         place, count = site.name, len(self.names)
         self._frames[place] = self._frames.get(place, 0) + added.shape[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import groupby
 from typing import NamedTuple
 
@@ -65,15 +66,18 @@ class Folded:
 
     def __call__(self, value: Tensor, source: Tensor, scales: Tensor | None = None) -> Tensor:
         """`value` [.. d] with the sum added; `source` [.. i] is what low-rank branches read. `scales` [.. k] multiply each
-        branch, by row. Gives no gradients."""
+        branch, by row. Works in the type of the folded matrices, also under autocast. Gives no gradients."""
         d = value.shape[-1]
         flat, read = value.reshape(-1, d), source.reshape(-1, source.shape[-1])
         by_row = None if scales is None else scales.expand(*value.shape[:-1], scales.shape[-1]).reshape(len(flat), -1)
         out = torch.empty_like(flat)
-        for first in range(0, len(flat), ROWS_AT_ONCE):
-            rows = slice(first, first + ROWS_AT_ONCE)
-            part = None if by_row is None else by_row[rows]
-            self._add(flat[rows], read[rows], part, out[rows])
+        device = value.device.type
+        apart = torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+        with apart:  # it knows no products that are written into given memory
+            for first in range(0, len(flat), ROWS_AT_ONCE):
+                rows = slice(first, first + ROWS_AT_ONCE)
+                part = None if by_row is None else by_row[rows]
+                self._add(flat[rows], read[rows], part, out[rows])
         whole = out.view(value.shape)
         # What follows may multiply in another order for another layout in memory, so that of `value` is kept.
         return whole if value.is_contiguous() else torch.empty_like(value).copy_(whole)
@@ -81,10 +85,10 @@ class Folded:
     def _add(self, value: Tensor, source: Tensor, scales: Tensor | None, out: Tensor) -> None:
         current = value
         for group in self.groups:
-            seen = (
-                source if group.eps is None else functional.layer_norm(value, value.shape[-1:], None, None, group.eps)
-            )
-            hidden = torch.addmm(group.shift, seen.to(group.down.dtype), group.down)
+            seen = (source if group.eps is None else value).to(group.down.dtype)
+            if group.eps is not None:
+                seen = functional.layer_norm(seen, seen.shape[-1:], None, None, group.eps)
+            hidden = torch.addmm(group.shift, seen, group.down)
             IN_PLACE[group.activation](hidden)
             if scales is not None:
                 for branch, first, stop in group.spans:

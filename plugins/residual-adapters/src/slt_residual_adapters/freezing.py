@@ -69,7 +69,8 @@ class Frozen:
 
     def _watch(self) -> None:
         for module in self.model.modules():
-            if isinstance(module, nn.RNNBase) and any(parameter.is_cuda for parameter in module.parameters()):
+            if needs_training_mode(module):
+                assert isinstance(module, nn.RNNBase)
                 self._dropout[module] = module.dropout
                 self._watching.append(module.register_forward_pre_hook(self._before))
                 self._watching.append(module.register_forward_hook(self._after, always_call=True))
@@ -82,3 +83,8 @@ class Frozen:
     def _after(self, module: nn.Module, arguments: Any, output: Any) -> None:
         assert isinstance(module, nn.RNNBase)
         module.dropout, module.training = self._dropout[module], False
+
+
+def needs_training_mode(module: nn.Module) -> bool:
+    """Whether a module gives no gradient in evaluation: recurrent layers on a GPU."""
+    return isinstance(module, nn.RNNBase) and any(parameter.is_cuda for parameter in module.parameters())

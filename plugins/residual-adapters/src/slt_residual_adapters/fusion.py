@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -77,6 +77,19 @@ class AttentionFusion(nn.Module):
         return functional.linear((shares[..., None] * added).sum(-2), self.value)
 
 
+class Rows(nn.Module):
+    """Parameters by any name, also one that a method of `nn.ParameterDict` has."""
+
+    def __init__(self, rows: Mapping[str, nn.Parameter]) -> None:
+        super().__init__()
+        self._parameters.update(rows)
+
+    def __getitem__(self, name: str) -> Tensor:
+        found = self._parameters[name]
+        assert found is not None
+        return found
+
+
 class GateFusion(nn.Module):
     """`Σ_k g_k w_k A_k(y)` with `g_k = 2 sigmoid(v_k · N(y) + c_k)`, a classifier of each frame for each update.
 
@@ -86,7 +99,7 @@ class GateFusion(nn.Module):
     def __init__(self, d: int, names: Sequence[str], *, dtype: torch.dtype, device: torch.device) -> None:
         super().__init__()
         fresh = {name: nn.Parameter(torch.zeros(d + 1, dtype=dtype, device=device)) for name in names}
-        self.rows = nn.ParameterDict(fresh)
+        self.rows = Rows(fresh)
 
     def gates(self, value: Tensor, terms: Sequence[Term]) -> Tensor:
         """g [.. k] of each frame for each update."""

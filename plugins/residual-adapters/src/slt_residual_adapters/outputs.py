@@ -72,12 +72,13 @@ def _shown(output: Any) -> str:
 
 
 def row_axis(value: Tensor, utterances: int, *, batch_first: bool, site: str) -> int:
-    """The axis of `value` that runs over the utterances of a call. **Raises** `PluginError` where there is none."""
-    order = (0, 1) if batch_first else (1, 0)
-    for axis in order:
-        if axis < value.ndim - 1 and value.shape[axis] == utterances:
-            return axis
+    """The axis of `value` that runs over the utterances of a call. **Raises** `PluginError` where it does not: a search, for
+    one, may ask about hypotheses, or about those utterances alone that still go on."""
+    axis = 0 if batch_first else 1
+    if axis < value.ndim - 1 and value.shape[axis] == utterances:
+        return axis
     raise PluginError(
-        f"{site}: its output has shape {tuple(value.shape)}, where no axis runs over the {utterances} utterances of the call, "
-        f"so 'updates' cannot differ between them; give one list for all, or call one utterance at a time"
+        f"{site}: its output has shape {tuple(value.shape)}, whose {'first' if batch_first else 'second'} axis does not run over "
+        f"the {utterances} utterances of the call, so 'updates' cannot differ between them; give one list for all, or call one "
+        f"utterance at a time"
     )

@@ -13,6 +13,9 @@ from slt_residual_adapters.outputs import first_tensor
 from sltcore.errors import PluginError, did_you_mean
 
 CONVOLUTIONS = (nn.Conv1d, nn.ConvTranspose1d)
+TRANSFORMERS = (
+    nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, nn.TransformerEncoder, nn.TransformerDecoder,
+)  # fmt: skip
 CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 WIDTH_NAMES = ("d_model", "hidden_size", "embed_dim", "output_size", "d", "width")
 MOST_NAMED = 8
@@ -164,6 +167,24 @@ def own_width(module: nn.Module) -> int | None:
         if inner is not None:
             return inner
     return None
+
+
+def is_batch_first(model: nn.Module, name: str) -> bool:
+    """Whether the utterances of a call run along the first axis of what a module returns, as it says itself, or the next
+    module around it that says something of it; True where none does."""
+    parts = name.split(".")
+    for depth in range(len(parts), -1, -1):
+        known = _says_batch_first(model.get_submodule(".".join(parts[:depth])))
+        if known is not None:
+            return known
+    return True
+
+
+def _says_batch_first(module: nn.Module) -> bool | None:
+    if isinstance(module, TRANSFORMERS):
+        return next((one.batch_first for one in module.modules() if isinstance(one, nn.MultiheadAttention)), None)
+    known = getattr(module, "batch_first", None)
+    return known if isinstance(known, bool) else None
 
 
 def _call(model: nn.Module, chosen: dict[str, nn.Module], example: Any) -> dict[str, int]:

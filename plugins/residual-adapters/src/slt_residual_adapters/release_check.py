@@ -9,7 +9,7 @@ import numpy as np
 
 from slt_residual_adapters.conflicts import Conflict, Move, Moves
 from slt_residual_adapters.residual_adapters import ResidualAdapters
-from slt_residual_adapters.selection import UPDATES, occurrences
+from slt_residual_adapters.selection import UPDATES, occurrences, spoken_words
 from sltcore.errors import DataError, PluginError
 from sltcore.experiment.bootstrap import Stats, paired_difference
 from sltcore.interfaces import Value
@@ -82,7 +82,7 @@ def check_release(
     if adapters is None or not adapters.updates:
         raise PluginError("the pipeline has no updates to check; add some with `slt adapters add`")
     chosen = list(adapters.updates) if names is None else [adapters.update(name).name for name in names]
-    spoken = [item for item in items if item.text is not None and item.text.split()]
+    spoken = [item for item in items if item.text is not None and spoken_words(item.text)]
     if not spoken:
         raise DataError("no utterance has a text, so nothing can be counted; give a manifest with a column text")
     moves = Moves(adapters, chosen)
@@ -151,7 +151,7 @@ def _heard(pipeline: Any, items: Sequence[Item], names: list[str]) -> list[str]:
 def _statistics(texts: Sequence[str], heard: Sequence[str]) -> Stats:
     """[n 2]: word errors and reference words of each utterance."""
     rows = [
-        (word_errors(text.casefold().split(), other.casefold().split()), len(text.split()))
+        (word_errors(spoken_words(text), spoken_words(other)), len(spoken_words(text)))
         for text, other in zip(texts, heard, strict=True)
     ]
     return np.array(rows, dtype=np.float64)

@@ -15,7 +15,7 @@ from slt_residual_adapters.base_hash import hash_model, refuse_other_base
 from slt_residual_adapters.branches import EPS, Activation, Bottleneck, LowRank, Method, fill
 from slt_residual_adapters.freezing import Frozen
 from slt_residual_adapters.fusion import ATTENTION_WIDTH, LEARNED, Mode, make_fusion
-from slt_residual_adapters.placement import Place, places
+from slt_residual_adapters.placement import Place, is_batch_first, places
 from slt_residual_adapters.selection import TRANSCRIPT, UPDATES, Selection, general_rows, select
 from slt_residual_adapters.silence import Silence
 from slt_residual_adapters.site import Site
@@ -295,7 +295,8 @@ class ResidualAdapters(Adapter):
         for name, (place, branches) in stand.items():
             like = _like(place.module, model)
             fusion = make_fusion(self.mode, place.d, list(branches), width=self.attention_width, **like)
-            self.sites[name] = Site(place, branches, mode=self.mode, fusion=fusion)
+            rows_first = is_batch_first(model, name)
+            self.sites[name] = Site(place, branches, mode=self.mode, fusion=fusion, batch_first=rows_first)
             self.sites[name].folds = self.folds
             for own in branches.values():
                 own.requires_grad_(bool(self.name) and not self.is_finished)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,9 @@ UPDATES = ContextKey("updates", "texts", "the names of the updates that are on; 
 TRANSCRIPT = ContextKey(
     "transcript", "text", "the words that are said: in training, utterances without a taught word are general audio"
 )
+
+EDGES = re.compile(r"^[\W_]+|[\W_]+$")
+"""What is neither letter nor digit, at the ends of a word."""
 
 
 class Selection(NamedTuple):
@@ -62,12 +66,14 @@ def general_rows(context: Mapping[str, Any], words: Sequence[str]) -> tuple[bool
 
 
 def occurrences(text: str, phrase: str) -> int:
-    """How often the words of `phrase` stand in `text` in a row, in any case.
+    """How often the words of `phrase` stand in `text` in a row, in any case, whatever punctuation stands around them.
 
     >>> occurrences("play aurora rising and Aurora Rising", "aurora rising")
     2
+    >>> occurrences("Play 'Aurora, Rising'!", "aurora rising")
+    1
     """
-    words, wanted = text.casefold().split(), phrase.casefold().split()
+    words, wanted = spoken_words(text), spoken_words(phrase)
     if not wanted:
         return 0
     count, place = 0, 0
@@ -76,3 +82,13 @@ def occurrences(text: str, phrase: str) -> int:
         count += hit
         place += len(wanted) if hit else 1
     return count
+
+
+def spoken_words(text: str) -> list[str]:
+    """The words of a text in lower case, without the punctuation around each.
+
+    >>> spoken_words("It's - well, 'so' so.")
+    ["it's", 'well', 'so', 'so']
+    """
+    bare = (EDGES.sub("", word) for word in text.casefold().split())
+    return [word for word in bare if word]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from slt_residual_adapters.branches import Branch
+from slt_residual_adapters.branches import Branch, by_name
 from slt_residual_adapters.folding import Folded
 from slt_residual_adapters.fusion import GateFusion, Mode, Term, plain_sum, stacked
 from slt_residual_adapters.outputs import first_tensor, row_axis, with_first_tensor
@@ -37,12 +37,19 @@ class Site(nn.Module):
     """
 
     def __init__(
-        self, place: Place, branches: Mapping[str, nn.Module], *, mode: Mode, fusion: nn.Module | None = None
+        self,
+        place: Place,
+        branches: Mapping[str, nn.Module],
+        *,
+        mode: Mode,
+        fusion: nn.Module | None = None,
+        batch_first: bool = True,
     ) -> None:
+        """`batch_first`: whether utterances run along the first axis of what the module returns, else along the second."""
         super().__init__()
         self.name, self.d, self.axis = place.name, place.d, place.axis
-        self.batch_first = not isinstance(place.module, nn.RNNBase) or place.module.batch_first
-        self.branches = nn.ModuleDict(dict(branches))
+        self.batch_first = batch_first
+        self.branches = by_name(branches)
         self.mode: Mode = mode
         self.fusion = fusion
         self.folds = True
@@ -95,12 +102,13 @@ class Site(nn.Module):
     def _fused(self, value: Tensor, source: Tensor, terms: list[Term], presence: Presence) -> Tensor:
         if self.folds and self.mode in ("sum", "average", "gate") and not self._learns(value):
             return self._folded(value, source, terms, presence)
+        seen, read = self._own_type(value), self._own_type(source)
         if self.fusion is not None:
-            change = self.fusion(value, source, terms)
+            change = self.fusion(seen, read, terms)
         elif self.mode == "stack":
-            change = stacked(value, source, terms)
+            change = stacked(seen, read, terms)
         else:
-            change = plain_sum(value, source, terms)
+            change = plain_sum(seen, read, terms)
             if self.mode == "average":
                 change = change / presence.many
         changed: Tensor = value + change.to(value.dtype)
@@ -114,7 +122,7 @@ class Site(nn.Module):
         elif self.mode == "average" and on is not None:
             on = on / count
         if isinstance(self.fusion, GateFusion):
-            gates = self.fusion.gates(value, terms)
+            gates = self.fusion.gates(self._own_type(value), terms)
             on = gates if on is None else gates * on
         return self._fold(terms, share)(value, source, on)
 
@@ -151,6 +159,12 @@ class Site(nn.Module):
         return torch.is_grad_enabled() and (
             value.requires_grad or any(parameter.requires_grad for parameter in self.parameters())
         )
+
+    def _own_type(self, value: Tensor) -> Tensor:
+        """The value in the updates' own type, where the model works in another one; autocast sees to that itself."""
+        if torch.is_autocast_enabled(value.device.type):
+            return value
+        return value.to(next(self.parameters()).dtype)
 
     def _device(self) -> torch.device:
         return next(self.parameters()).device
