@@ -1,0 +1,227 @@
+"""One inverted index per database: from words to tables, columns and cells."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple, Protocol
+
+from rapidfuzz import fuzz, process
+
+from slt_sql_rerank.linking.words import STOP_WORDS, Word, normal, question_words, split_name
+from slt_sql_rerank.sandbox.outcome import Result
+from slt_sql_rerank.schema import Column, Schema
+from sltcore.errors import DataError
+
+Kind = Literal["table", "column", "value"]
+HOW: Mapping[str, float] = {
+    "exact": 1.0,  # the words of the name, or the whole cell
+    "part": 0.5,  # some words of a name of several
+    "prefix": 0.5,  # the beginning of one of its words, or the other way round
+    "abbreviation": 0.6,  # its initials, or an initial and a word: "first name" and fname, dob
+    "fuzzy": 0.6,  # nearly the name
+    "cell-part": 0.4,  # some words of a cell of several
+    "code": 0.3,  # the first letters of a word, in a column of short codes: "left" and L
+}
+"""Ways to link, and how much each says."""
+LONGEST = 5
+SHORTEST_PREFIX = 4
+SHORTEST_PART = 3
+FUZZY = 90.0
+SIGNS_OF_CODE = 3
+MOST_CODES = 30
+
+
+class Posting(NamedTuple):
+    """What a key leads to."""
+
+    kind: Kind
+    how: str
+    table: str
+    column: str = ""
+    value: str = ""
+
+
+class Link(NamedTuple):
+    """Words `start` to `stop` of a question name a table, a column, or a cell of one."""
+
+    kind: Kind
+    how: str
+    table: str
+    column: str
+    value: str
+    start: int
+    stop: int
+    text: str
+    strength: float
+
+    def __str__(self) -> str:
+        place = f"{self.table}.{self.column}" if self.column else self.table
+        what = f"cell {self.value!r} of {place}" if self.kind == "value" else f"{self.kind} {place}"
+        return f"{self.text!r} is {what} ({self.how})"
+
+
+class Runner(Protocol):
+    """What reads cells; `slt_sql_rerank.sandbox.Sandbox` is one."""
+
+    def execute(self, sql: str, deadline: float | None = None) -> Result:
+        """Its rows, or why there are none."""
+
+
+class LinkIndex:
+    """Names and cells of one database by their words, built once, and the links of any question.
+
+    Keys are words and phrases in lower case and singular. A question's n-grams, n = 5 to 1, are looked up as they are, by
+    their initials, and joined; its words by prefix and as codes; what is still without a link is compared with the names by
+    Levenshtein ratio. A link within the words of a longer exact one to the same kind is left out.
+    """
+
+    def __init__(self, schema: Schema, cells: Mapping[tuple[str, str], Iterable[str]] | None = None) -> None:
+        """`cells` are the distinct texts of columns by (table, column). **Raises** `DataError` for a column not there."""
+        self.schema = schema
+        self.postings: dict[str, dict[Posting, None]] = {}
+        self.codes: dict[str, dict[Posting, None]] = {}
+        for entry in schema.tables:
+            self._add_name(entry.name, "table", entry.name)
+            for column in entry.columns:
+                self._add_name(column.name, "column", entry.name, column.name)
+        self._names = sorted({key for key, found in self.postings.items() if any(p.how == "exact" for p in found)})
+        self._words = sorted(key for key in self.postings if " " not in key)
+        for (table, name), values in (cells or {}).items():
+            self._add_cells(schema.column(table, name), list(values))
+
+    def _add_name(self, name: str, kind: Kind, table: str, column: str = "") -> None:
+        words = normal(split_name(name))
+        phrases = {" ".join(words), "".join(words), "".join(split_name(name))}
+        for phrase in phrases - {""}:
+            self._add(phrase, Posting(kind, "exact", table, column))
+        if len(words) > 1:
+            for word in set(words) - STOP_WORDS:
+                self._add(word, Posting(kind, "part", table, column))
+
+    def _add_cells(self, column: Column, values: Sequence[str]) -> None:
+        short = all(len(value) <= SIGNS_OF_CODE and value.isalpha() for value in values) and len(values) <= MOST_CODES
+        for value in values:
+            words = [word.normal for word in question_words(value)]
+            if not words:
+                continue
+            self._add(" ".join(words), Posting("value", "exact", column.table, column.name, value))
+            if len(words) > 1:
+                for word in {word for word in words if len(word) >= SHORTEST_PART} - STOP_WORDS:
+                    self._add(word, Posting("value", "cell-part", column.table, column.name, value))
+            if short:
+                posting = Posting("value", "code", column.table, column.name, value)
+                self.codes.setdefault(value.lower(), {})[posting] = None
+
+    def _add(self, key: str, posting: Posting) -> None:
+        self.postings.setdefault(key, {})[posting] = None
+
+    def link(self, question: str) -> list[Link]:
+        """The links of a question, by place, the strongest first."""
+        words = question_words(question)
+        found: dict[tuple[str, str, str, str, int, int], Link] = {}
+        for start, stop, how, posting in self._found(words):
+            text = question[words[start].start : words[stop - 1].stop]
+            strength = HOW[how] * (1.0 if posting.how == "exact" or posting.how == how else HOW[posting.how])
+            link = Link(posting.kind, how, posting.table, posting.column, posting.value, start, stop, text, strength)
+            key = (link.kind, link.table, link.column, link.value, start, stop)
+            if key not in found or found[key].strength < strength:
+                found[key] = link
+        exact = [(link.kind, link.start, link.stop) for link in found.values() if link.how == "exact"]
+        kept = [link for link in found.values() if not any(_covers(span, link) for span in exact)]
+        return sorted(
+            kept, key=lambda link: (link.start, -link.strength, -link.stop, link.kind, link.table, link.column)
+        )
+
+    def _found(self, words: Sequence[Word]) -> Iterator[tuple[int, int, str, Posting]]:
+        named: set[int] = set()
+        for size in range(min(LONGEST, len(words)), 0, -1):
+            for start in range(len(words) - size + 1):
+                part = words[start : start + size]
+                if all(word.normal in STOP_WORDS for word in part):
+                    continue
+                for how, posting in self._of_phrase(part):
+                    if posting.kind != "value":
+                        named.update(range(start, start + size))
+                    yield start, start + size, how, posting
+        for place, word in enumerate(words):
+            if word.normal in STOP_WORDS:
+                continue
+            for posting in self._of_code(word):
+                yield place, place + 1, "code", posting
+            if place not in named and len(word.normal) >= SHORTEST_PREFIX:
+                for how, posting in self._near(word.normal):
+                    yield place, place + 1, how, posting
+
+    def _of_phrase(self, part: Sequence[Word]) -> Iterator[tuple[str, Posting]]:
+        names = [word.normal for word in part]
+        for posting in self.postings.get(" ".join(names), ()):
+            yield posting.how, posting
+        if len(part) == 1:
+            return
+        initials = "".join(word.text[0].lower() for word in part)
+        keys = {initials[:-1] + names[-1]: "abbreviation", initials: "abbreviation", "".join(names): "exact"}
+        for key, how in keys.items():
+            for posting in self.postings.get(key, ()):
+                if posting.how == "exact" and posting.kind != "value":
+                    yield how, posting
+
+    def _of_code(self, word: Word) -> Iterator[Posting]:
+        if word.normal.isalpha():
+            for size in range(1, min(SIGNS_OF_CODE, len(word.normal) - 1) + 1):
+                yield from self.codes.get(word.normal[:size], ())
+
+    def _near(self, word: str) -> Iterator[tuple[str, Posting]]:
+        """Names with a word that begins with this one, or that this one begins with; else names nearly spelled so."""
+        keys = []
+        for place in range(bisect_left(self._words, word), len(self._words)):
+            if not self._words[place].startswith(word):
+                break
+            keys.append(self._words[place])
+        keys += [word[:size] for size in range(SHORTEST_PART, len(word)) if word[:size] in self.postings]
+        how = "prefix"
+        if not keys:
+            how = "fuzzy"
+            near = process.extract(word, self._names, scorer=fuzz.ratio, score_cutoff=FUZZY, limit=5)
+            keys = [name for name, _, _ in near]
+        for key in keys:
+            for posting in self.postings[key]:
+                if posting.kind != "value":
+                    yield how, posting
+
+
+def _covers(span: tuple[str, int, int], link: Link) -> bool:
+    kind, start, stop = span
+    return kind == link.kind and start <= link.start and link.stop <= stop and stop - start > link.stop - link.start
+
+
+def read_cells(
+    runner: Runner,
+    schema: Schema,
+    *,
+    database: str | None = None,
+    most: int = 5000,
+    longest: int = 60,
+    seconds: float = 5.0,
+) -> dict[tuple[str, str], list[str]]:
+    """Distinct texts of each column that holds text, of tables and not of views, at most `most` and of `longest` signs.
+
+    **Raises** `DataError` where a column cannot be read.
+    """
+    cells: dict[tuple[str, str], list[str]] = {}
+    execute: Any = runner.execute if database is None else partial(runner.execute, database=database)  # type: ignore[call-arg]
+    for entry in schema.tables:
+        for column in entry.columns if not entry.is_view else ():
+            if column.family in ("number", "boolean"):
+                continue
+            name, title = (text.replace('"', '""') for text in (column.name, entry.name))
+            result = execute(
+                f'SELECT DISTINCT "{name}" FROM "{title}" WHERE typeof("{name}") = \'text\' AND length("{name}") <= {longest} '
+                f"LIMIT {most}",
+                seconds,
+            )
+            if not result.ok:
+                raise DataError(f"cells of column {entry.name}.{column.name} cannot be read: {result.reason}")
+            cells[entry.name, column.name] = [str(row[0]) for row in result.rows]
+    return cells

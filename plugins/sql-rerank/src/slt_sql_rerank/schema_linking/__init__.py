@@ -1,0 +1,1 @@
+"""Reranker `schema-linking`: candidates that use what the question names come first."""

@@ -1,0 +1,1 @@
+"""Rerankers that every claim must beat, and two controls."""
