@@ -10,3 +10,8 @@ class TestComponents(ComponentPromises):
 class TestPate(PrivacyPromises):
     plugin = "pate"
     component = "pate"
+
+
+class TestDpSgd(PrivacyPromises):
+    plugin = "pate"
+    component = "dp-sgd"

@@ -40,8 +40,11 @@ KNOWN_COMPONENTS: Mapping[str, tuple[str, ...]] = {
     "sltcore-pate": ("privacy/dp-sgd", "privacy/pate"),
     "sltcore-residual-adapters": ("adapter/lora", "adapter/residual"),
     "sltcore-sql-rerank": (
+        "decoder/candidates",
         "decoder/plan-labels",
         "decoder/plan-sequence",
+        "decoder/sql-endpoint",
+        "decoder/sql-generate",
         "metric/exact-match",
         "metric/execution",
         "metric/test-suite",

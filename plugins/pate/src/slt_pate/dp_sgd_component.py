@@ -195,14 +195,24 @@ class DpSgd(PrivacyMechanism):
 
     def _refuse_excess(self, steps: int, noise: float) -> None:
         budget = self.protection
-        if math.isinf(budget.epsilon) or self._within(steps, noise):
+        if math.isinf(budget.epsilon):
             return
-        raise PrivacyError(
-            f"{steps:,} steps at rate {self.sampling.rate:g} with noise {noise:g} cost epsilon "
-            f"{self._cost(steps, noise, budget.delta):.4g} at delta {budget.delta:g} per {budget.unit}, more than the budget of "
-            f"{budget.epsilon:g}; nothing private was read. Next: leave noise empty for the least that the budget allows, fewer "
-            f"steps, a lower rate, or a larger epsilon"
-        )
+        if not self._within(steps, noise):
+            raise PrivacyError(
+                f"{steps:,} steps at rate {self.sampling.rate:g} with noise {noise:g} cost epsilon "
+                f"{self._cost(steps, noise, budget.delta):.4g} at delta {budget.delta:g} per {budget.unit}, more than the budget of "
+                f"{budget.epsilon:g}; nothing private was read. Next: leave noise empty for the least that the budget allows, "
+                f"fewer steps, a lower rate, or a larger epsilon"
+            )
+        if budget.ledger or not self._charges:  # the ledger refuses by itself what it cannot bear any more
+            return
+        together = epsilon_of_steps((*self._charges, *self._events(steps, noise)), budget.delta)
+        if together > budget.epsilon:
+            raise PrivacyError(
+                f"{steps:,} more steps make epsilon {together:.4g} at delta {budget.delta:g} per {budget.unit} together with the "
+                f"{self.spent(budget.delta).epsilon:.4g} spent before, more than the budget of {budget.epsilon:g}; nothing private "
+                f"was read. Next: stop here, or plan all runs together"
+            )
 
     def _refuse_private_dev(self, fit: Fit, private: Sequence[Any]) -> None:
         dev = getattr(fit, "dev", None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from slt_sql_rerank.candidates_components import COMPONENTS as CANDIDATES
 from slt_sql_rerank.linking_components import COMPONENTS as LINKING
 from slt_sql_rerank.metric_components import COMPONENTS as METRICS
 from slt_sql_rerank.plan_components import COMPONENTS as PLANS
@@ -11,7 +12,7 @@ from sltcore.plugin import Command, Component, hookimpl
 
 SLT_API = (1, 0)
 
-COMPONENTS = (*METRICS, *PLANS, *LINKING)
+COMPONENTS = (*CANDIDATES, *METRICS, *PLANS, *LINKING)
 
 
 @hookimpl

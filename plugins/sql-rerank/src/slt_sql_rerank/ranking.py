@@ -147,10 +147,11 @@ def listed(line: str, where: str, name: str) -> Listed:
         raise DataError(f"{where}: question is {question!r}; expected a text.{near}")
     if not isinstance(found, list) or not found:
         raise DataError(f"{where}: candidates is {_kind(found)}; expected a list of at least one")
-    return Listed(str(data.get("id", name)), question, NBest(_candidate(one, k, where) for k, one in enumerate(found)))
+    return Listed(str(data.get("id", name)), question, NBest(candidate(one, k, where) for k, one in enumerate(found)))
 
 
-def _candidate(one: Any, place: int, where: str) -> Hypothesis:
+def candidate(one: Any, place: int, where: str) -> Hypothesis:
+    """A text, or an object with sql and score. **Raises** `DataError` for anything else."""
     data = {"sql": one} if isinstance(one, str) else one
     if not isinstance(data, dict) or not isinstance(data.get("sql"), str):
         raise DataError(

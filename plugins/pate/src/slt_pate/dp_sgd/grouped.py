@@ -10,7 +10,7 @@ from torch import Tensor
 
 from slt_pate.dp_sgd.clipped_sum import ClippedSum
 from slt_pate.dp_sgd.held_batches import Held, HeldBatches
-from slt_pate.dp_sgd.micro_batches import MicroBatches, Rows
+from slt_pate.dp_sgd.micro_batches import MicroBatches, Rows, devices_of
 from slt_pate.dp_sgd.refusals import StillBuffers
 from slt_pate.dp_sgd.row_gradients import RowGradients, Unfit, evaluating
 from slt_pate.dp_sgd.rows_of_batch import rounded_length, take
@@ -134,6 +134,23 @@ class Grouped:
                 apart = float(torch.linalg.vector_norm(found - expected, dtype=torch.float64))
                 if not apart <= TOLERANCE * max(size, 1e-6):
                     raise Unfit("an utterance's gradient depends on what else is in its batch, or on padding")
+        if self._is_noticed(group):
+            raise Unfit("an utterance's loss in training depends on what else is in its batch")
+
+    def _is_noticed(self, group: Group) -> bool:
+        """Whether losses in training mode change when another utterance takes the place of the first; random draws are the
+        same."""
+        held = group[0][1]
+        places = [place for _, _, own in group for place in own]
+        length = rounded_length(_lengths(held)[places[0]])
+        found = []
+        for first in (places[0], places[-1]):
+            batch = take(held.batch, [first, *places[1:]], length=length)
+            with torch.no_grad(), torch.random.fork_rng(devices=devices_of(self.clipped.gradient.device)):
+                torch.manual_seed(0)
+                found.append(self.held.losses(batch, torch.Generator().manual_seed(0))[1:])
+        own, other = found
+        return not torch.allclose(own, other, rtol=TOLERANCE, atol=1e-6, equal_nan=True)
 
 
 def _lengths(held: Held) -> list[int]:

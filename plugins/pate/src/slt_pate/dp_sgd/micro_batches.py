@@ -37,7 +37,7 @@ class MicroBatches:
     def add(self, units: Mapping[str, Rows]) -> None:
         """Add the gradient of each unit. **Raises** `PrivacyError` where a forward pass changes the model's buffers."""
         step_seed = torch.initial_seed()
-        with torch.random.fork_rng(devices=_devices(self.clipped.gradient.device)):
+        with torch.random.fork_rng(devices=devices_of(self.clipped.gradient.device)):
             for name, rows in units.items():
                 seed = unit_seed(step_seed, name)
                 torch.manual_seed(seed)
@@ -65,5 +65,6 @@ def unit_seed(step_seed: int, unit: str) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def _devices(device: torch.device) -> Sequence[Any]:
+def devices_of(device: torch.device) -> Sequence[Any]:
+    """Whose random state is to be kept beside that of the CPU."""
     return [] if device.type == "cpu" else [device]

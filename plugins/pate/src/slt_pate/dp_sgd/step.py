@@ -38,7 +38,7 @@ class PrivateGradient:
     drawn.
 
     **Raises** `PrivacyError` when a step has utterances that the sampler did not draw, or more steps than it drew, and for
-    models that `refuse_mixing` and `StillBuffers` name.
+    models that `refuse_mixing` and `StillBuffers` name, or that begin to train a parameter after the first step.
     """
 
     def __init__(self, sampler: PoissonSampler, stepping: Stepping, held: HeldBatches) -> None:
@@ -62,6 +62,7 @@ class PrivateGradient:
                 self.held.batches.clear()
         else:
             self._units_of_losses(clipped, losses, draw)
+        _refuse_unclipped(module, clipped)
         self.taken += 1
         clipped.release(self.stepping.noise, self.stepping.divisor)
         self.dropped = clipped.dropped
@@ -76,7 +77,7 @@ class PrivateGradient:
 
     def _units_of_losses(self, clipped: ClippedSum, losses: Tensor, draw: Draw) -> None:
         """Of a fit that computes the losses itself, one for each row in the order that the sampler gave."""
-        if self.stepping.engine == "opacus":  # the other two differ in speed alone
+        if self.stepping.engine == "opacus" and draw.places:  # the other two differ in speed alone
             raise PrivacyError(
                 "engine opacus needs the batches before their losses are computed, as sltcore.train has them; expected engine: "
                 "micro-batches with another fit"
@@ -119,6 +120,17 @@ class PrivateGradient:
                 f"drawn alone, for the account counts on that"
             )
         return unit
+
+
+def _refuse_unclipped(module: nn.Module, clipped: ClippedSum) -> None:
+    """**Raises** `PrivacyError` where a gradient stands that is neither clipped nor noised, as when a parameter is unfrozen late."""
+    known = {id(parameter) for parameter in clipped.parameters}
+    for name, parameter in module.named_parameters():
+        if parameter.grad is not None and id(parameter) not in known:
+            raise PrivacyError(
+                f"parameter '{name}' has a gradient and took none at the first step, so it is neither clipped nor noised; expected "
+                f"the same trained parameters in all steps"
+            )
 
 
 def _engine(name: EngineName, held: HeldBatches, clipped: ClippedSum) -> Engine:

@@ -61,12 +61,13 @@ class PoissonSampler:
 
     A unit is in where 64 bits of the operating system's cryptographic source lie below `floor(rate 2**64)`: who is in a step
     must be as secret as the noise, so nothing here comes from the seed of the run. `draws` holds what was handed out and not
-    yet used by a step, for batches are made ahead.
+    yet used by a step, for batches are made ahead. No more than `steps` are handed out, however often it is iterated.
     """
 
     def __init__(self, units: Units, *, rate: float, steps: int, most: int | None = None) -> None:
         self.units, self.rate, self.steps, self.most = units, rate, steps, most
         self.draws: deque[Draw] = deque()
+        self._drawn = 0
         self._names = sorted(units.rows)
         self._choice = random.SystemRandom()
 
@@ -74,7 +75,8 @@ class PoissonSampler:
         return self.steps
 
     def __iter__(self) -> Iterator[list[int]]:
-        for _ in range(self.steps):
+        while self._drawn < self.steps:
+            self._drawn += 1
             draw = self.draw()
             self.draws.append(draw)
             yield list(draw.places)

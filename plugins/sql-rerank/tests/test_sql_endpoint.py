@@ -1,0 +1,102 @@
+"""A service on this machine stands in for a hosted model."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import pytest
+
+from slt_sql_rerank.candidates.endpoint import Service, SqlEndpoint
+from sltcore.errors import DataError, SpecError
+from sltcore.types import Text
+
+
+class Stub(HTTPServer):
+    status, answer, heard = 200, b"", ()  # type: ignore[var-annotated]
+
+
+class Replies(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        stub: Any = self.server
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        stub.heard = (*stub.heard, (self.path, self.headers.get("Authorization"), body))
+        self.send_response(stub.status)
+        if stub.status == 302:
+            self.send_header("Location", f"http://127.0.0.1:{stub.server_port}/elsewhere")
+        self.end_headers()
+        self.wfile.write(stub.answer)
+
+    def log_message(self, *given: Any) -> None:
+        return
+
+
+@pytest.fixture
+def stub() -> Iterator[Stub]:
+    with Stub(("127.0.0.1", 0), Replies) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def decoder(stub: Stub, **options: Any) -> SqlEndpoint:
+    service = Service(f"http://127.0.0.1:{stub.server_port}/v1/", "some-model", "SLT_TEST_KEY", 5)
+    return SqlEndpoint(service, n=2, allow_network=True, **options)
+
+
+def reply(*choices: tuple[str, list[float]]) -> bytes:
+    found: list[dict[str, Any]] = []
+    for text, logs in choices:
+        found.append({"message": {"content": text}, "logprobs": {"content": [{"logprob": x} for x in logs]}})
+    return json.dumps({"choices": found}).encode()
+
+
+def test_choices_are_sorted_by_their_log_probabilities(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLT_TEST_KEY", "secret")
+    stub.answer = reply(("SELECT 1", [-1.0, -2.0]), ("```sql\nSELECT 2\n```", [-0.5]))
+    found = decoder(stub).decode(Text(["How many?"]), {})[0]
+    assert [(one.text, one.score) for one in found] == [("SELECT 2", -0.5), ("SELECT 1", -3.0)]
+    path, key, body = stub.heard[0]
+    assert (path, key, body["n"], body["model"]) == ("/v1/chat/completions", "Bearer secret", 2, "some-model")
+    stub.answer = reply(("SELECT 1", []), ("SELECT 2", []))
+    assert [one.score for one in decoder(stub).decode(Text(["How many?"]), {})[0]] == [0.0, -1.0]
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "problem"),
+    [
+        (500, b"", "answers with status 500"),
+        (302, b"", "answers with status 302"),
+        (200, b"<html>", "gave no list of choices"),
+        (200, b'{"choices": [{"message": null}]}', "gave no list of choices"),
+        (200, b'{"choices": []}', "gave no choice"),
+    ],
+)
+def test_a_bad_answer_is_told_in_a_line(
+    stub: Stub, status: int, answer: bytes, problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLT_TEST_KEY", "secret")
+    stub.status, stub.answer = status, answer
+    with pytest.raises(DataError, match=problem) as error:
+        decoder(stub).decode(Text(["How many?"]), {})
+    assert "\n" not in str(error.value)
+    assert "secret" not in str(error.value)
+    assert len(stub.heard) == 1
+
+
+def test_nothing_is_sent_unless_the_spec_allows_it(stub: Stub) -> None:
+    with pytest.raises(SpecError, match="set allow_network: true to allow that"):
+        SqlEndpoint(Service("http://127.0.0.1:1", "m"))
+    with pytest.raises(DataError, match="environment variable SLT_TEST_KEY holds no key"):
+        decoder(stub).decode(Text(["How many?"]), {})
+    assert not stub.heard
+
+
+def test_a_service_that_is_not_there_is_told() -> None:
+    with pytest.raises(DataError, match="does not answer: URLError"):
+        SqlEndpoint(Service("http://127.0.0.1:1", "m", seconds=1), allow_network=True).decode(Text(["?"]), {})
