@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.backends.opt_einsum
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -30,6 +31,7 @@ FUNCTIONS: dict[str, Function] = {
     "einsum with an ellipsis": lambda m, y: torch.einsum("...tf, gf -> ...tg", y, m.square),
     "einsum of a list": lambda m, y: torch.einsum("btf,gf->btg", [y, m.square]),
     "einsum of three": lambda m, y: torch.einsum("btf,gf,gh->bth", y, m.square, m.square),
+    "einsum of four": lambda m, y: torch.einsum("btf,gf,gh,hk->bk", y, m.square, m.square, m.square),
     "einsum without an arrow": lambda m, y: torch.einsum("tf,fg", y[0], m.square),
     "tensordot": lambda m, y: torch.tensordot(y, m.square, dims=([2], [1])),
     "inner": lambda m, y: torch.inner(y[0], m.square),
@@ -74,7 +76,13 @@ def counted(model: nn.Module, x: Tensor) -> Account:
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_products_on_the_host_are_those_of_a_flop_counter(name: str) -> None:
+@pytest.mark.parametrize("ordered", [False, True])
+def test_products_on_the_host_are_those_of_a_flop_counter(
+    name: str, ordered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        torch.backends.opt_einsum, "enabled", ordered
+    )  # whether torch asks it for an order, where it is
     model, x = Body(FUNCTIONS[name]).eval(), torch.randn(5, 7, 3)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(x)  # with gradients multi-head attention takes no shortcut that the counter does not see

@@ -89,6 +89,7 @@ def test_speakers_with_many_utterances_are_protected_by_the_unit_speaker_alone()
     assert bound_of(by_utterance, utterances=8).epsilon > by_utterance.spent(DELTA).epsilon
 
 
+@pytest.mark.slow
 def test_two_worlds_bound_the_mechanism_from_below() -> None:
     part = mechanism(noise=1.0)
     part.train(fit, canary(1), [])

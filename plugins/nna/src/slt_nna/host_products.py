@@ -36,8 +36,8 @@ def host_macs(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], res
 
 
 def einsum(given: Sequence[Any], tensors: Sequence[Tensor], out: Tensor) -> int:
-    """Two operands after the other, from the left: the product of the lengths of all their indices. What stands in one
-    operand alone and not behind it is summed first.
+    """Two operands at a time, from the left, or in the order of opt_einsum where torch asks it: the product of the lengths of
+    all their indices. What stands in one operand alone and not behind it is summed first.
 
     **Raises** `ValueError` for an equation in another form than text.
     """
@@ -57,14 +57,35 @@ def einsum(given: Sequence[Any], tensors: Sequence[Tensor], out: Tensor) -> int:
     kept = (
         set(_names(right, out.ndim)) if arrow else {each for each in sizes if sum(each in term for term in terms) == 1}
     )
-    first, macs = set(terms[0]), 0
-    for place, term in enumerate(terms[1:], 2):
-        later = kept.union(*terms[place:])
-        second = {name for name in term if name in first | later}
+    left_over, macs = [set(term) for term in terms], 0
+    for pair in _order(equation, operands):
+        first, second = (left_over[place] for place in pair)
+        left_over = [term for place, term in enumerate(left_over) if place not in pair]
+        later = kept.union(*left_over)
+        second = {name for name in second if name in first | later}
         first = {name for name in first if name in second | later}
         macs += math.prod(sizes[name] for name in first | second)
-        first = (first | second) & later
+        left_over.insert(0, (first | second) & later)
     return macs
+
+
+def _order(equation: str, operands: Sequence[Tensor]) -> list[tuple[int, int]]:
+    """Which two operands are multiplied, step by step, as places among those left, of which a product is the first."""
+    import torch.backends.opt_einsum as backend
+
+    if len(operands) < 3 or not backend.enabled or not backend.is_available():
+        return [(0, 1)] * (len(operands) - 1)
+    shapes = [tuple(operand.shape) for operand in operands]
+    path, _ = backend.get_opt_einsum().contract_path(equation, *shapes, shapes=True, optimize=backend.strategy)
+    left, found = list(range(len(operands))), []
+    theirs = list(left)
+    for step in path:
+        chosen = [theirs[place] for place in step]
+        found.append((left.index(chosen[0]), left.index(chosen[1])))
+        made = len(operands) + len(found)
+        theirs = [one for one in theirs if one not in chosen] + [made]
+        left = [made, *(one for one in left if one not in chosen)]
+    return found
 
 
 def _names(term: str, count: int) -> list[str]:

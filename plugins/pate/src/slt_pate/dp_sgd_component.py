@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from sltcore.interfaces.privacy import Fit
 
 LOG = logging.getLogger(__name__)
+STEP_DOWN = 1.15
+"""By about how much less noise the loss distribution asks for than Rényi divergence."""
 
 
 @dataclass(frozen=True)
@@ -169,9 +171,15 @@ class DpSgd(PrivacyMechanism):
             return 0.0
         if steps not in self._chosen:
             budget = self.protection
-            self._chosen[steps] = least_noise_multiplier(
-                lambda noise: self._within(steps, noise), what=f"epsilon {budget.epsilon:g} at delta {budget.delta:g}"
+            what = f"epsilon {budget.epsilon:g} at delta {budget.delta:g}"
+            noise = least_noise_multiplier(
+                lambda noise: fits(self._events(steps, noise), budget.epsilon, budget.delta), what=what
             )
+            if not budget.ledger:  # the loss distribution takes long, so it is asked near the end alone
+                noise = least_noise_multiplier(
+                    lambda noise: self._within(steps, noise), what=what, enough=noise, step=STEP_DOWN
+                )
+            self._chosen[steps] = noise
         return self._chosen[steps]
 
     def charges(self, steps: int) -> tuple[Charge, ...]:

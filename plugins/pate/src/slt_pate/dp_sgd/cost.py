@@ -65,22 +65,25 @@ def _distribution(charges: tuple[Charge, ...]) -> Any:
     return accountant
 
 
-def least_noise_multiplier(within: Callable[[float], bool], *, what: str) -> float:
+def least_noise_multiplier(
+    within: Callable[[float], bool], *, what: str, enough: float | None = None, step: float = 2.0
+) -> float:
     """The least noise multiplier that is `within` a budget, to 1e-3 relative, rounded up; cost falls as noise grows.
 
+    `enough` is one that is known to suffice; from there on the search goes down by factors of `step`.
     **Raises** `PrivacyError` where the most noise is not enough.
     """
-    high = 1.0
-    while not within(high):
-        high *= 2
+    high = 1.0 if enough is None else enough
+    while enough is None and not within(high):
+        high *= step
         if high > MOST_NOISE:
             raise PrivacyError(
                 f"no noise up to {MOST_NOISE:g} times the clip keeps the steps within {what}; take fewer steps, a lower rate, or a "
                 f"larger epsilon"
             )
-    low = high / 2
+    low = high / step
     while low > LEAST_NOISE and within(low):
-        high, low = low, low / 2
+        high, low = low, low / step
     while high / low > 1 + DIGITS:
         middle = math.sqrt(low * high)
         if within(middle):
