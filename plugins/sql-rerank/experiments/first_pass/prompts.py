@@ -46,7 +46,7 @@ def plain_sql(sql: str) -> str:
             pieces.append("'" + piece[1:-1].replace("''", "'").replace("'", "''") + "'")
         else:
             pieces.append(_spaced(piece.lower()))
-    return re.sub(r"\s+", " ", "".join(pieces)).strip(" ;")
+    return "".join(pieces).strip(" ;")
 
 
 def _spaced(sql: str) -> str:
@@ -60,7 +60,7 @@ def _spaced(sql: str) -> str:
 
     spaced = PUNCTUATION.sub(around, sql.replace("\n", " ").replace("\t", " "))
     spaced = re.sub(r"\b(count|sum|avg|min|max|abs|round|length|cast|distinct)\s+\(", r"\1(", spaced)
-    return re.sub(r"\s+([,)])", r"\1", spaced)
+    return re.sub(r"\s+", " ", re.sub(r"\s+([,)])", r"\1", spaced))
 
 
 class Prompts:
