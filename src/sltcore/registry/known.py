@@ -43,6 +43,7 @@ KNOWN_COMPONENTS: Mapping[str, tuple[str, ...]] = {
         "decoder/candidates",
         "decoder/plan-labels",
         "decoder/plan-sequence",
+        "decoder/sql-constrained",
         "decoder/sql-endpoint",
         "decoder/sql-generate",
         "metric/exact-match",

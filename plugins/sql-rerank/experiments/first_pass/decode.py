@@ -27,6 +27,8 @@ from spider import Question, Spider
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from slt_sql_rerank.candidates.distinct import distinct
+from slt_sql_rerank.databases import Sandboxes
+from slt_sql_rerank.schema import from_sqlite
 from sltcore.types import Hypothesis
 
 
@@ -76,6 +78,7 @@ class Decoder:
 
     def __init__(self, given: argparse.Namespace, spider: Spider) -> None:
         self.given, self.spider, self.prompts = given, spider, Prompts(spider)
+        self.sandboxes = Sandboxes()
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(given.model)
         model: Any = AutoModelForCausalLM.from_pretrained(given.model, dtype=torch.bfloat16)
         if given.adapter:
@@ -101,9 +104,13 @@ class Decoder:
     def _allowed(self, name: str) -> Allowed | None:
         if not self.given.constrained:
             return None
-        from constraint import constraint_of
+        from slt_sql_rerank.constrained.constraint import SqlConstraint
 
-        return constraint_of(self.tokenizer, self.spider.database(name))
+        place = str(self.spider.database(name))
+        constraint = SqlConstraint(
+            from_sqlite(place), self.tokenizer, lambda text: self.sandboxes.of(place).check_all([text])[0].ok
+        )
+        return lambda question, written: constraint.allowed(written)
 
 
 def _batches(questions: Sequence[Question], size: int) -> list[list[Question]]:

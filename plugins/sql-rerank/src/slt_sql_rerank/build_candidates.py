@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from slt_sql_rerank.candidates.endpoint import SqlEndpoint
     from slt_sql_rerank.candidates.generate import SqlGenerate
     from slt_sql_rerank.candidates.given import Candidates
-    from slt_sql_rerank.config_candidates import CandidatesConfig, SqlEndpointConfig, SqlGenerateConfig
+    from slt_sql_rerank.config_candidates import (
+        CandidatesConfig,
+        SqlConstrainedConfig,
+        SqlEndpointConfig,
+        SqlGenerateConfig,
+    )
+    from slt_sql_rerank.constrained.decoder import SqlConstrained
     from sltcore.plugin import Ports
+
+
+Kind = TypeVar("Kind", bound="SqlGenerate")
 
 
 def candidates(config: CandidatesConfig, ports: Ports) -> Candidates:
@@ -21,11 +30,24 @@ def candidates(config: CandidatesConfig, ports: Ports) -> Candidates:
 
 def sql_generate(config: SqlGenerateConfig, ports: Ports) -> SqlGenerate:
     """With the model of a folder or hub name, or a fresh one."""
-    from slt_sql_rerank.candidates.generate import SqlGenerate, fresh_writer, load_writer
+    from slt_sql_rerank.candidates.generate import SqlGenerate
+
+    return _writing(SqlGenerate, config)
+
+
+def sql_constrained(config: SqlConstrainedConfig, ports: Ports) -> SqlConstrained:
+    """With the model of a folder or hub name, or a fresh one."""
+    from slt_sql_rerank.constrained.decoder import SqlConstrained
+
+    return _writing(SqlConstrained, config)
+
+
+def _writing(kind: type[Kind], config: SqlGenerateConfig) -> Kind:
+    from slt_sql_rerank.candidates.generate import fresh_writer, load_writer
     from slt_sql_rerank.simple.llm_judge import Source
 
     source = Source(config.model, config.revision, config.download)
-    return SqlGenerate(
+    return kind(
         fresh_writer(config.architecture) if config.architecture else load_writer(source),
         n=config.n,
         search=config.search,

@@ -18,6 +18,7 @@ WRITER = {
 }
 OF_THE_HUB = "a bundle names its model and does not hold it; the kit's has random weights of its own"
 NO_SERVICE = "it asks a service, which the kit does not have; tests/test_sql_endpoint.py keeps the promise"
+NO_SCHEMA = "it writes over a database, which the kit does not have; tests/test_sql_constrained.py keeps the promise"
 ASKS = ("one-each", "sorted", "deterministic", "context-identity", "reload")
 
 COMPONENTS: tuple[Component, ...] = (
@@ -39,6 +40,18 @@ COMPONENTS: tuple[Component, ...] = (
             "config": {"architecture": WRITER, "n": 3, "new_tokens": 6, "tokens": 256},
             "upstream": TEXT,
             "skip": {"reload": OF_THE_HUB},
+        },
+    ),
+    Component(
+        "decoder",
+        "sql-constrained",
+        impl=f"{BUILD}:sql_constrained",
+        config=f"{CONFIG}:SqlConstrainedConfig",
+        summary="as sql-generate, but every candidate is a query that the database accepts",
+        small={
+            "config": {"architecture": WRITER, "n": 3, "new_tokens": 40, "tokens": 256},
+            "upstream": TEXT,
+            "skip": dict.fromkeys(ASKS, NO_SCHEMA),
         },
     ),
     Component(

@@ -48,6 +48,10 @@ class SqlGenerateConfig(Config):
         return self
 
 
+class SqlConstrainedConfig(SqlGenerateConfig):
+    """Candidates that a language model on this machine writes, all of them queries over the schema."""
+
+
 class SqlEndpointConfig(Config):
     """Candidates that an OpenAI-compatible service writes."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import string
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from slt_sql_rerank.simple.llm_judge import Source, describe
 from sltcore.errors import DataError, SpecError
 from sltcore.interfaces import Decoder
 from sltcore.types import ContextKey, Hypothesis, NBest, Port, Text
+
+if TYPE_CHECKING:
+    from slt_sql_rerank.constrained.constraint import SqlConstraint
 
 Search = Literal["beam", "sample"]
 Per = Literal["query", "token"]
@@ -87,12 +90,16 @@ class SqlGenerate(Decoder):
         found = []
         for question, place in zip(encoded.texts, places, strict=True):
             prompt = self.prompt.format(schema=describe(schema_of(place)), question=question)
-            found.append(self.write(prompt, seed))
+            found.append(self.write(prompt, seed, self.constraint(place)))
         return found
 
+    def constraint(self, place: Any) -> SqlConstraint | None:
+        """What holds the model back for one database; nothing does here."""
+        return None
+
     @torch.no_grad()
-    def write(self, prompt: str, seed: int = 0) -> NBest:
-        """The candidates behind one prompt."""
+    def write(self, prompt: str, seed: int = 0, constraint: SqlConstraint | None = None) -> NBest:
+        """The candidates behind one prompt, where there is a constraint only those that it accepts."""
         model, tokenizer = self.writer
         prompt_ids = tokenizer.encode(prompt)[-self.tokens :] or [tokenizer.eos_token_id]
         device = next(model.parameters()).device
@@ -103,11 +110,17 @@ class SqlGenerate(Decoder):
         else:
             asked |= {"num_beams": 1, "do_sample": True, "temperature": self.temperature, "top_k": 0, "top_p": 1.0}
         asked |= {"pad_token_id": tokenizer.eos_token_id, "eos_token_id": tokenizer.eos_token_id}
+        begin = 1 if model.config.is_encoder_decoder else len(prompt_ids)
+        if constraint is not None:
+            asked["logits_processor"] = [constraint.logits(begin)]
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
             rows = model.generate(ids, attention_mask=torch.ones_like(ids), **asked)
-        begin = 1 if model.config.is_encoder_decoder else len(prompt_ids)
-        return distinct(self._scored(ids, rows, begin))
+        found = self._scored(ids, rows, begin)
+        if constraint is not None:
+            end = tokenizer.eos_token_id
+            found = [one for one in found if one.tokens[-1:] == (end,) and constraint.accepts(one.tokens[:-1])]
+        return distinct(found or [Hypothesis("", 0.0)])
 
     def _scored(self, prompt: Tensor, rows: Tensor, begin: int) -> list[Hypothesis]:
         """Hypotheses of generated rows [k l], whose answers start at `begin`."""
@@ -128,7 +141,7 @@ class SqlGenerate(Decoder):
             score = score / max(1, length) if self.per == "token" else score
             extra = {"ended": end in answer}
             found.append(Hypothesis(" ".join(text.split()), score, tuple(answer[:length]), extra=extra))
-        return [one for one in found if math.isfinite(one.score)] or [Hypothesis("", 0.0)]
+        return [one for one in found if math.isfinite(one.score)]
 
 
 def checked(prompt: str) -> str:
@@ -170,6 +183,7 @@ class Bytes:
     """A tokenizer whose tokens are the bytes of a text, with 0 as its end: for models made from a configuration alone."""
 
     eos_token_id = 0
+    vocabulary = tuple(bytes([number]) for number in range(256))
 
     def encode(self, text: str) -> list[int]:
         """The bytes."""

@@ -1,0 +1,1 @@
+"""A language model that can write nothing but queries over one schema."""
