@@ -170,6 +170,66 @@ def test_codes_patterns_plurals_and_number_words_are_found(sandboxes: Sandboxes,
     assert broken("Show the three oldest singers.", "SELECT name FROM singer ORDER BY age DESC LIMIT 3") == []
 
 
+def points_of(found: dict[str, Any], constraint: str) -> list[float]:
+    return [one["points"] for one in found["broken"] if one["constraint"] == constraint]
+
+
+def test_a_text_that_the_question_does_not_say_costs_half_where_it_is_a_cell(
+    sandboxes: Sandboxes, database: Path
+) -> None:
+    question = "Which singers are from Iberia?"
+    cell = reasons(sandboxes, database, "SELECT name FROM singer WHERE country = 'Spain'", question)
+    none = reasons(sandboxes, database, "SELECT name FROM singer WHERE country = 'Norway'", question)
+    (half,), (whole,) = points_of(cell, "strange-text"), points_of(none, "strange-text")
+    assert half == pytest.approx(whole / 2)
+
+
+def test_a_table_that_count_counts_is_not_needless(sandboxes: Sandboxes, database: Path) -> None:
+    joined = "FROM singer AS t1 JOIN concert AS t2 ON t1.id = t2.singer_id"
+    counted = reasons(
+        sandboxes, database, f"SELECT t1.name, count(*) {joined} GROUP BY t1.id", "Names and appearances?"
+    )
+    plain = reasons(sandboxes, database, f"SELECT t1.name {joined}", "Names?")
+    assert "needless-table" not in constraints(counted)
+    assert "needless-table" in constraints(plain)
+
+
+def test_a_join_off_key_does_not_make_the_table_between_needless(sandboxes: Sandboxes, database: Path) -> None:
+    sql = (
+        "SELECT t3.name FROM singer AS t1 JOIN concert AS t2 ON t1.id = t2.singer_id JOIN sponsor AS t3 "
+        "ON t2.id = t3.concert_id AND t1.id = t3.id WHERE t1.age > 20"
+    )
+    assert "needless-table" not in constraints(reasons(sandboxes, database, sql, "Sponsors, age above 20?"))
+
+
+def test_of_two_names_one_within_the_other_the_longer_is_wanted(sandboxes: Sandboxes, tmp_path: Path) -> None:
+    path = tmp_path / "staff.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.executescript("CREATE TABLE staff (last_name TEXT, name TEXT, salary INT)")
+    found = reasons(sandboxes, path, "SELECT last_name FROM staff", "the last name of all staff")
+    assert found["broken"] == []
+    assert points_of(reasons(sandboxes, path, "SELECT name FROM staff", "the last name of all staff"), "missing-column")
+
+
+def test_a_weaker_link_asks_for_less(sandboxes: Sandboxes, tmp_path: Path) -> None:
+    path = tmp_path / "pupil.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.executescript("CREATE TABLE pupil (name_first TEXT, height INT)")
+    whole = points_of(reasons(sandboxes, path, "SELECT name_first FROM pupil", "pupils by height"), "missing-column")
+    turned = points_of(reasons(sandboxes, path, "SELECT height FROM pupil", "first name of pupils"), "missing-column")
+    assert len(whole) == len(turned) == 1
+    assert 0 < turned[0] < whole[0]
+
+
+def test_a_literal_may_hold_the_cell_among_other_words(sandboxes: Sandboxes, database: Path) -> None:
+    question = "Sponsors like Acme Ltd"
+    for text in ("Acme Ltd", "the Acme Ltd.", "%acme%"):
+        sql = f"SELECT name FROM sponsor WHERE name LIKE '{text}'"
+        assert "missing-cell" not in constraints(reasons(sandboxes, database, sql, question)), text
+    sql = "SELECT name FROM sponsor WHERE name = 'Acm'"
+    assert "missing-cell" in constraints(reasons(sandboxes, database, sql, question))
+
+
 def test_use_is_what_the_tree_says(database: Path) -> None:
     schema = schema_of(database)
     assert schema is not None

@@ -65,6 +65,10 @@ def targets(index: LinkIndex, question: str) -> set[tuple[str, str, str, str]]:
         ("in three places", ("exact", "countries", "continent", "3")),
         ("by 21 pilots", ("exact", "countries", "continent", "twenty-one pilots")),
         ("has pets", ("exact", "has_pet", "", "")),
+        ("player's pet has", ("turned", "has_pet", "", "")),
+        ("the id of a player", ("part", "Players", "player_id", "")),
+        ("the id player", ("turned", "Players", "player_id", "")),
+        ("release year", ("phrase", "Players", "Song_release_year", "")),
     ],
 )
 def test_a_name_or_cell_is_found_by_its_words(index: LinkIndex, question: str, wanted: tuple[str, ...]) -> None:
@@ -76,6 +80,48 @@ def test_words_of_a_longer_name_are_not_links_of_their_own(index: LinkIndex) -> 
     assert [(link.column, link.how, link.start, link.stop) for link in columns] == [
         ("Song_release_year", "exact", 0, 3)
     ]
+
+
+FAR = Schema(
+    "welt",
+    [
+        table("Straße", [("größe", "int"), ("Öffnungs_Zeit", "text"), ("КодСтраны", "text")]),
+        table("学生", [("姓名", "text"), ("学生人数", "int")]),
+        table("छात्र", [("नाम", "text")]),
+    ],
+)
+FAR_CELLS = {
+    ("straße", "КодСтраны"): ["É", "Ελλάδα"],
+    ("学生", "姓名"): ["王小明", "東京都"],
+    ("छात्र", "नाम"): ["सीता"],
+}
+
+
+@pytest.mark.parametrize(
+    ("question", "wanted"),
+    [
+        ("Welche STRASSE ist lang?", ("exact", "Straße", "", "")),
+        ("die gro\u0308ße", ("exact", "Straße", "größe", "")),
+        ("die Öffnungszeit", ("exact", "Straße", "Öffnungs_Zeit", "")),
+        ("какой код страны", ("exact", "Straße", "КодСтраны", "")),
+        ("στην ΕΛΛΆΔΑ", ("exact", "Straße", "КодСтраны", "Ελλάδα")),
+        ("所有学生的姓名是什么", ("exact", "学生", "", "")),
+        ("所有学生的姓名是什么", ("exact", "学生", "姓名", "")),
+        ("有多少人数", ("phrase", "学生", "学生人数", "")),
+        ("东京都和王小明", ("exact", "学生", "姓名", "王小明")),
+        ("छात्र का नाम", ("exact", "छात्र", "नाम", "")),
+        ("सीता कहाँ है", ("exact", "छात्र", "नाम", "सीता")),
+    ],
+)
+def test_names_and_cells_of_other_scripts_are_found(question: str, wanted: tuple[str, ...]) -> None:
+    assert wanted in targets(LinkIndex(FAR, FAR_CELLS), question)
+
+
+def test_a_column_knows_its_cells_by_their_words(index: LinkIndex) -> None:
+    assert index.has_cell("Countries", "NAME", "new zealand ")
+    assert index.has_cell("countries", "continent", "21 pilots")
+    assert not index.has_cell("countries", "continent", "France")
+    assert not index.has_cell("countries", "name", "Zealand")
 
 
 def test_stop_words_link_nothing(index: LinkIndex) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import string
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 Search = Literal["beam", "sample"]
 Per = Literal["query", "token"]
 FIELDS = ("schema", "question")
+SPACES = re.compile(r"""('(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|\[[^\]]*\])|\s+""")
 PROMPT = "{schema}\n\nQuestion: {question}\nSQL:"
 
 
@@ -119,7 +121,8 @@ class SqlGenerate(Decoder):
         found = self._scored(ids, rows, begin)
         if constraint is not None:
             end = tokenizer.eos_token_id
-            found = [one for one in found if one.tokens[-1:] == (end,) and constraint.accepts(one.tokens[:-1])]
+            ended = [one for one in found if one.tokens[-1:] == (end,) and constraint.accepts(one.tokens[:-1])]
+            found = [one._replace(text=one_line(constraint.text(one.tokens[:-1]))) for one in ended]
         return distinct(found or [Hypothesis("", 0.0)])
 
     def _scored(self, prompt: Tensor, rows: Tensor, begin: int) -> list[Hypothesis]:
@@ -140,8 +143,17 @@ class SqlGenerate(Decoder):
             score = float(point[:length].sum())
             score = score / max(1, length) if self.per == "token" else score
             extra = {"ended": end in answer}
-            found.append(Hypothesis(" ".join(text.split()), score, tuple(answer[:length]), extra=extra))
+            found.append(Hypothesis(one_line(text), score, tuple(answer[:length]), extra=extra))
         return [one for one in found if math.isfinite(one.score)]
+
+
+def one_line(text: str) -> str:
+    """A query with single spaces, but for those in quotes, which are part of a name or a value.
+
+    >>> one_line(" select  a\\n from t where b = 'x  y'")
+    "select a from t where b = 'x  y'"
+    """
+    return SPACES.sub(lambda found: found[1] or " ", text).strip()
 
 
 def checked(prompt: str) -> str:

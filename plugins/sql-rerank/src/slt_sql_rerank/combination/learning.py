@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from sltcore.errors import DataError
 
@@ -39,13 +40,15 @@ def fit_weights(lists: Sequence[Listed], *, start: Tensor, decay: float = 1e-2, 
             f"none of {len(lists)} lists has both a correct and a wrong candidate; there is nothing to learn"
         )
     deviation = spread(used) if scale is None else scale
+    features, possible, correct = _padded(used)
     weights = start.detach().double().clone().requires_grad_()
     optimizer = torch.optim.LBFGS([weights], max_iter=STEPS, line_search_fn="strong_wolfe", tolerance_grad=1e-9)
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        losses = [_loss(one, weights) for one in used]
-        loss = torch.stack(losses).mean() + decay * ((weights - start) * deviation).square().sum()
+        scores = (features @ weights).masked_fill(~possible, -torch.inf)
+        right = torch.logsumexp(scores.masked_fill(~correct, -torch.inf), 1)
+        loss = (torch.logsumexp(scores, 1) - right).mean() + decay * ((weights - start) * deviation).square().sum()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
@@ -65,6 +68,8 @@ def _says(one: Listed) -> bool:
     return bool(right.any() and wrong.any())
 
 
-def _loss(one: Listed, weights: Tensor) -> Tensor:
-    scores = (one.features @ weights).masked_fill(~one.possible, -torch.inf)
-    return torch.logsumexp(scores, 0) - torch.logsumexp(scores.masked_fill(~one.correct, -torch.inf), 0)
+def _padded(lists: Sequence[Listed]) -> tuple[Tensor, Tensor, Tensor]:
+    """All lists as [n k f], [n k] and [n k], with impossible candidates behind the shorter ones."""
+    parts = [[one.features.double() for one in lists], [one.possible for one in lists], [one.correct for one in lists]]
+    features, possible, correct = (pad_sequence(part, batch_first=True) for part in parts)
+    return features, possible, correct

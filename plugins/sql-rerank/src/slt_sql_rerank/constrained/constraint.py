@@ -16,7 +16,11 @@ from slt_sql_rerank.constrained.tokens import guided
 from slt_sql_rerank.schema import Schema
 from sltcore.errors import DataError
 
-MOST_STATES = 16_384
+STATES_BYTES = 2**26
+"""Kept for matchers behind prefixes, of which each has its own automaton: 13 kB for two tables, 0.7 MB for 5,000 columns."""
+FEWEST_STATES = 256
+MOST_TEXTS = 16_384
+LOWEST = -1e9
 Check = Callable[[str], bool]
 
 
@@ -32,50 +36,59 @@ class SqlConstraint:
 
     def __init__(self, schema: Schema, tokenizer: Any, check: Check | None = None) -> None:
         """**Raises** `DataError` for a schema that makes no grammar, `PluginError` without llguidance."""
-        self.tokenizer, self.check = tokenizer, check
+        self.check, self._guide = check, guided(tokenizer)
         self.end = int(tokenizer.eos_token_id)
-        guide = guided(tokenizer)
         from llguidance import LLMatcher
 
-        start = LLMatcher(guide, LLMatcher.grammar_from_lark(grammar_of(schema)), log_level=0)
+        grammar = grammar_of(schema)
+        start = LLMatcher(self._guide, LLMatcher.grammar_from_lark(grammar), log_level=0)
         if start.is_error():
             raise DataError(
                 f"the schema of database '{schema.name}' makes no grammar: {start.get_error().splitlines()[0]}"
             )
         self._states: OrderedDict[tuple[int, ...], Any] = OrderedDict({(): start})
         self._start = start
-        self._accepted: dict[str, bool] = {}
+        self._most = max(FEWEST_STATES, STATES_BYTES // (16_384 + 2 * len(grammar)))
+        self._accepted: OrderedDict[str, bool] = OrderedDict()
 
     def allowed(self, written: tuple[int, ...]) -> Tensor:
         """Which tokens may follow those written so far, [v] bool with v the tokenizer's size; none behind what is no prefix."""
         state = self._state(written)
+        size = int(self._guide.vocab_size)
         if state is None:
-            return torch.zeros(self._size(), dtype=torch.bool)
+            return torch.zeros(size, dtype=torch.bool)
         bits = np.frombuffer(state.compute_bitmask(), np.uint8)
-        mask = torch.from_numpy(np.unpackbits(bits, bitorder="little")[: self._size()].astype(bool))
-        mask[self.end] = state.is_accepting() and self.complete(self.tokenizer.decode(list(written)))
+        mask = torch.from_numpy(np.unpackbits(bits, bitorder="little")[:size].astype(bool))
+        mask[self.end] = state.is_accepting() and self.complete(self.text(written))
         return mask
 
     def accepts(self, written: Iterable[int]) -> bool:
         """Whether tokens, without the end token, are a whole query that may end."""
         tokens = tuple(written)
         state = self._state(tokens)
-        return state is not None and bool(state.is_accepting()) and self.complete(self.tokenizer.decode(list(tokens)))
+        return state is not None and bool(state.is_accepting()) and self.complete(self.text(tokens))
+
+    def begins(self, written: Iterable[int]) -> bool:
+        """Whether some query begins with these tokens."""
+        return self._state(tuple(written)) is not None
+
+    def text(self, written: Iterable[int]) -> str:
+        """What the grammar reads of some tokens: their bytes, which `decode` of a tokenizer may tidy up."""
+        return bytes(self._guide.decode_bytes(list(written))).decode("utf-8", "backslashreplace")
 
     def logits(self, begin: int) -> SqlLogits:
         """For `generate` of transformers; `begin` is where a row's answer starts."""
         return SqlLogits(self, begin)
 
     def complete(self, text: str) -> bool:
-        """Whether the check accepts a text; each is asked for once."""
+        """Whether the check accepts a text; the last ones are remembered."""
         if self.check is None:
             return True
         if text not in self._accepted:
             self._accepted[text] = self.check(text.strip())
+            while len(self._accepted) > MOST_TEXTS:
+                self._accepted.popitem(last=False)
         return self._accepted[text]
-
-    def _size(self) -> int:
-        return int(guided(self.tokenizer).vocab_size)
 
     def _state(self, written: tuple[int, ...]) -> Any:
         """The matcher behind a prefix; None where no query begins so."""
@@ -89,7 +102,7 @@ class SqlConstraint:
             if self.end in left or not state.consume_tokens(list(left)):
                 state = None
         self._states[written] = state
-        while len(self._states) > MOST_STATES:
+        while len(self._states) > self._most:
             self._states.popitem(last=False)
         return state
 
@@ -97,8 +110,8 @@ class SqlConstraint:
 class SqlLogits:
     """A `LogitsProcessor` of `transformers`: scores of tokens that the constraint forbids become minus infinity.
 
-    `begin` is where a row's answer starts. Where nothing may follow, the end token alone is left, with the lowest finite
-    score; such a text is no whole query, which `SqlConstraint.accepts` tells.
+    `begin` is where a row's answer starts. Where nothing may follow, the end token alone is left, with a score that
+    ranks the row last and that a temperature may still divide; it is no whole query, which `SqlConstraint.accepts` tells.
     """
 
     def __init__(self, constraint: SqlConstraint, begin: int) -> None:
@@ -117,5 +130,5 @@ class SqlLogits:
             forbidden[row, : len(mask)] = ~mask[: scores.shape[1]]
             stuck[row] = bool(forbidden[row].all())
         scores = scores.masked_fill(forbidden.to(scores.device), -math.inf)
-        scores[stuck.to(scores.device), end] = torch.finfo(scores.dtype).min
+        scores[stuck.to(scores.device), end] = max(LOWEST, torch.finfo(scores.dtype).min / 4)
         return scores

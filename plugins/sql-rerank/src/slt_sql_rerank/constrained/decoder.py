@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 from collections import OrderedDict
 from pathlib import Path
@@ -11,11 +12,12 @@ from typing import Any
 
 from slt_sql_rerank.candidates.generate import SqlGenerate
 from slt_sql_rerank.constrained.constraint import Check, SqlConstraint
-from slt_sql_rerank.databases import Sandboxes, has_rows, schema_of
+from slt_sql_rerank.databases import Sandboxes, has_rows, is_url, schema_of
 from slt_sql_rerank.schema import Schema
 from sltcore.errors import ContextError, DataError
 
 MOST_KEPT = 8
+QUOTED = re.compile(r"""'(?:[^']|'')*'|"((?:[^"]|"")*)\"""")
 
 
 class SqlConstrained(SqlGenerate):
@@ -56,7 +58,22 @@ class SqlConstrained(SqlGenerate):
         if not has_rows(place):
             self._folder = self._folder or TemporaryDirectory(prefix="sql-constrained-")
             place = str(write_empty(schema, Path(self._folder.name) / f"{len(os.listdir(self._folder.name))}.sqlite"))
-        return lambda text: sandboxes.of(place).check_all([text])[0].ok
+        spelled = (lambda text: text) if is_url(str(place)) else in_backticks
+        return lambda text: sandboxes.of(place).check_all([spelled(text)])[0].ok
+
+
+def in_backticks(sql: str) -> str:
+    """A query whose names in double quotes stand in backticks, where SQLite never takes an unknown name for a string.
+
+    >>> in_backticks("select \"a b\" from t where c = 'say \"no\"'")
+    "select `a b` from t where c = 'say \"no\"'"
+    """
+    return QUOTED.sub(_backticks, sql)
+
+
+def _backticks(found: re.Match[str]) -> str:
+    name = found[1]
+    return found[0] if name is None else "`" + name.replace('""', '"').replace("`", "``") + "`"
 
 
 TYPES = {"number": "NUMERIC", "text": "TEXT", "time": "TEXT", "boolean": "INTEGER", "other": ""}

@@ -40,6 +40,8 @@ OF_WINDOWS = frozenset(
         "row_number",
     ]
 )
+OPTIONS = '%llguidance {"no_forcing": true}'
+"""Where one text alone can follow, a mask holds every token that begins it, and not only the first of its usual ones."""
 RULES = r"""
 start: S? query
 query: core (S setop S core)* (S order)? (S limit)?
@@ -147,7 +149,7 @@ def grammar_of(schema: Schema, functions: Iterable[str] = FUNCTIONS) -> str:
     if not tables:
         raise DataError(f"database '{schema.name}' has no table with columns; a query has nothing to name")
     plain = _plain_names({entry.name for entry in tables} | {column.name for column in schema.columns})
-    lines = [RULES]
+    lines = [OPTIONS, RULES]
     lines += [f"{word}: {_words([word.lower()])}" for word in KEYWORDS]
     lines.append(f"FUNCTION: {_words(name for name in functions if name.isidentifier() and name not in OF_WINDOWS)}")
     lines.append(f"TYPE: {_words(CASTS)}")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple, Protocol
 
 from rapidfuzz import fuzz, process
 
-from slt_sql_rerank.linking.words import STOP_WORDS, Word, normal, question_words, split_name
+from slt_sql_rerank.linking.words import STOP_WORDS, Word, is_unspaced, normal, plain, question_words, split_name
 from slt_sql_rerank.sandbox.outcome import Result
 from slt_sql_rerank.schema import Column, Schema
 from sltcore.errors import DataError
@@ -17,7 +18,9 @@ from sltcore.errors import DataError
 Kind = Literal["table", "column", "value"]
 HOW: Mapping[str, float] = {
     "exact": 1.0,  # the words of the name, or the whole cell
-    "part": 0.5,  # some words of a name of several
+    "turned": 0.9,  # the two words of a name, the other way round: "first name" and name_first
+    "phrase": 0.7,  # some words of a name of several, one after another: "last name" and staff_last_name
+    "part": 0.5,  # one word of a name of several
     "prefix": 0.5,  # the beginning of one of its words, or the other way round
     "abbreviation": 0.6,  # its initials, or an initial and a word: "first name" and fname, dob
     "fuzzy": 0.6,  # nearly the name
@@ -26,6 +29,8 @@ HOW: Mapping[str, float] = {
 }
 """Ways to link, and how much each says."""
 LONGEST = 5
+LONGEST_UNSPACED = 12
+"""Words of a phrase; where each letter is one, for the script has no spaces, more of them."""
 SHORTEST_PREFIX = 4
 SHORTEST_PART = 3
 FUZZY = 90.0
@@ -96,8 +101,16 @@ class LinkIndex:
         phrases = {" ".join(words), "".join(words), "".join(split_name(name))}
         for phrase in phrases - {""}:
             self._add(phrase, Posting(kind, "exact", table, column))
+        longest = LONGEST_UNSPACED if any(map(is_unspaced, words)) else LONGEST
+        for size in range(2, min(len(words), longest + 1)):
+            for start in range(len(words) - size + 1):
+                self._add(" ".join(words[start : start + size]), Posting(kind, "phrase", table, column))
+        for first, second in pairwise(words):
+            if not is_unspaced(first) and first != second:
+                how = "turned" if len(words) == 2 else "phrase"
+                self._add(f"{second} {first}", Posting(kind, how, table, column))
         if len(words) > 1:
-            for word in set(words) - STOP_WORDS:
+            for word in {word for word in words if not is_unspaced(word)} - STOP_WORDS:
                 self._add(word, Posting(kind, "part", table, column))
 
     def _add_cells(self, column: Column, values: Sequence[str]) -> None:
@@ -112,7 +125,15 @@ class LinkIndex:
                     self._add(word, Posting("value", "cell-part", column.table, column.name, value))
             if short:
                 posting = Posting("value", "code", column.table, column.name, value)
-                self.codes.setdefault(value.lower(), {})[posting] = None
+                self.codes.setdefault(value.casefold(), {})[posting] = None
+
+    def has_cell(self, table: str, column: str, text: str) -> bool:
+        """Whether a cell of a column has the words of a text."""
+        place = (table.lower(), column.lower())
+        return any(
+            found.kind == "value" and found.how == "exact" and (found.table.lower(), found.column.lower()) == place
+            for found in self.postings.get(plain(text), ())
+        )
 
     def _add(self, key: str, posting: Posting) -> None:
         self.postings.setdefault(key, {})[posting] = None
@@ -136,7 +157,8 @@ class LinkIndex:
 
     def _found(self, words: Sequence[Word]) -> Iterator[tuple[int, int, str, Posting]]:
         named: set[int] = set()
-        for size in range(min(LONGEST, len(words)), 0, -1):
+        longest = LONGEST_UNSPACED if any(is_unspaced(word.text) for word in words) else LONGEST
+        for size in range(min(longest, len(words)), 0, -1):
             for start in range(len(words) - size + 1):
                 part = words[start : start + size]
                 if all(word.normal in STOP_WORDS for word in part):
@@ -160,7 +182,7 @@ class LinkIndex:
             yield posting.how, posting
         if len(part) == 1:
             return
-        initials = "".join(word.text[0].lower() for word in part)
+        initials = "".join(word.text[0].casefold() for word in part)
         keys = {initials[:-1] + names[-1]: "abbreviation", initials: "abbreviation", "".join(names): "exact"}
         for key, how in keys.items():
             for posting in self.postings.get(key, ()):

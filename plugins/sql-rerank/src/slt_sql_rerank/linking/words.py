@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
-QUESTION = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?|\d+(?:[.,]\d+)*")
-NAME = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W\d_A-Za-z]+|\d+")
+MARKS = "".join(chr(c) for c in range(0x300, 0x1100) if unicodedata.category(chr(c))[0] == "M") + "\u200c\u200d"
+"""Signs that belong to the letter before them: accents, vowels of Indic and Semitic scripts, joiners."""
+UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+)
+"""Scripts that put no space between words: each letter is read as a word, and phrases find the words."""
+ONE = rf"[{UNSPACED}][{MARKS}]*"
+LETTERS = rf"(?:(?![{UNSPACED}])[^\W\d_][{MARKS}]*)+"
+QUESTION = re.compile(rf"{ONE}|{LETTERS}(?:'{LETTERS})?|\d+(?:[.,]\d+)*")
+NAME = re.compile(rf"{ONE}|{LETTERS}|\d+")
 IRREGULAR = {
     "people": "person",
     "persons": "person",
@@ -84,7 +94,41 @@ def split_name(name: str) -> tuple[str, ...]:
     >>> split_name("Song_release_year"), split_name("airportCode"), split_name("HTMLPage2")
     (('song', 'release', 'year'), ('airport', 'code'), ('html', 'page', '2'))
     """
-    return tuple(part.lower() for part in NAME.findall(name))
+    return tuple(folded(part) for run in NAME.findall(name) for part in _at_capitals(run))
+
+
+def _at_capitals(run: str) -> list[str]:
+    """A run of letters cut before each capital that follows or precedes a small letter."""
+    if run.islower() or run.isupper():
+        return [run]
+    cuts = [0]
+    for place in range(1, len(run)):
+        before, here, after = run[place - 1], run[place], run[place + 1 : place + 2]
+        if here.isupper() and (not before.isupper() or after.islower()):
+            cuts.append(place)
+    return [run[start:stop] for start, stop in zip(cuts, [*cuts[1:], len(run)], strict=True)]
+
+
+def folded(word: str) -> str:
+    """In small letters, signs in their usual form, digits of any script as 0 to 9.
+
+    >>> folded("Caf\\u0065\\u0301"), folded("STRASSE") == folded("straße"), folded("１９८")
+    ('café', True, '198')
+    """
+    if word.isascii():
+        return word.lower()
+    if word.isdecimal():
+        return "".join(str(unicodedata.decimal(sign)) for sign in word)
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", word).casefold())
+
+
+def is_unspaced(word: str) -> bool:
+    """Whether it is a letter of a script without spaces.
+
+    >>> is_unspaced("\\u540d"), is_unspaced("nom")
+    (True, False)
+    """
+    return re.match(f"[{UNSPACED}]", word) is not None
 
 
 def normal(words: Sequence[str]) -> tuple[str, ...]:
@@ -104,7 +148,7 @@ def question_words(question: str) -> list[Word]:
     """
     found: list[Word] = []
     for match in QUESTION.finditer(question):
-        text = match.group().lower()
+        text = folded(match.group())
         text = text[:-2] if text.endswith("'s") else text
         text = text.replace(",", "") if text[0].isdigit() else text
         word = Word(match.group(), singular(text), match.start(), match.end())
@@ -114,6 +158,16 @@ def question_words(question: str) -> list[Word]:
         else:
             found.append(word._replace(normal=_digits(text, word.normal)))
     return found
+
+
+@lru_cache(maxsize=8192)
+def plain(text: str) -> str:
+    """The words of a text in normal form; where it has none, the text.
+
+    >>> plain("New  Zealanders,"), plain("C++"), plain("+")
+    ('new zealander', 'c', '+')
+    """
+    return " ".join(word.normal for word in question_words(text)) or text.strip()
 
 
 def _digits(text: str, otherwise: str) -> str:

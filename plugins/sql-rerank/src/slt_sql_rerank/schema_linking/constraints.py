@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from slt_sql_rerank.linking.words import STOP_WORDS, question_words
+from slt_sql_rerank.linking.index import LinkIndex
+from slt_sql_rerank.linking.words import STOP_WORDS, plain
 from slt_sql_rerank.schema import Schema
 from slt_sql_rerank.schema_linking.use import Compared, From, Use
 from slt_sql_rerank.schema_linking.wants import Asked, Want
@@ -28,11 +29,13 @@ POINTS: Mapping[str, float] = MappingProxyType(
 
 missing-*: a name or cell that the question names is not used. unlinked-column: a column that no word names, in a table of which
 another is named and not used. needless-table: a table that nothing needs. join-off-key: an equation that no foreign key
-declares, between tables that have one. strange-text, strange-number: a literal that stands neither in the question nor, for
-a text, in the column's cells. other-column: a cell that the question names, compared with a column that does not hold it.
+declares, between tables that have one. strange-text, strange-number: a literal that the question does not say; half of it for a
+text that is a cell of its column. other-column: a cell that the question names, compared with a column that does not hold it.
 """
 NEAR = 0.3
 """What is left of a missing name where something that the words also resemble is used."""
+KNOWN = 0.5
+"""What is left of a strange text where it is a cell of the column that it is compared with."""
 PLAIN_NUMBERS = frozenset({"0", "1"})
 
 
@@ -44,18 +47,19 @@ class Broken(NamedTuple):
     why: str
 
 
-def broken(use: Use, question: Asked, schema: Schema) -> list[Broken]:
+def broken(use: Use, question: Asked, index: LinkIndex) -> list[Broken]:
     """All that a candidate breaks, in the order of `POINTS`.
 
     **Source**: Zeng et al. 2022, arXiv:2210.10668, names the penalties in words; amounts, points and the constraints on
     cells and numbers are ours.
     """
+    schema = index.schema
     found = [
         *_missing(use, question, schema),
         *_unlinked(use, question, schema),
-        *_needless(use, question),
+        *_needless(use, question, schema),
         *_off_key(use, schema),
-        *_literals(use, question),
+        *_literals(use, question, index),
     ]
     order = list(POINTS)
     return sorted(found, key=lambda one: order.index(one.constraint))
@@ -69,16 +73,17 @@ def _missing(use: Use, question: Asked, schema: Schema) -> Iterator[Broken]:
             kind = "missing-table" if want.tables else "missing-column"
             is_near = want.near_tables & use.tables or want.near_columns & use.columns
             yield Broken(kind, want.weight * (NEAR if is_near else 1.0), f"{want.link}, and it is not used")
-    texts = [_plain(literal.text) for literal in use.literals]
+    texts = [literal.text for literal in use.literals]
     for want in question.cells:
         if not any(_says(text, value) for text in texts for value in want.values):
             yield Broken("missing-cell", want.weight, f"{want.link}, and nothing is compared with it")
 
 
 def _says(text: str, value: str) -> bool:
-    """Whether a literal asks for a cell: it is the cell, or a pattern of it."""
-    inside = text.strip("%_")
-    return inside == value or ("%" in text and inside != "" and inside in value)
+    """Whether a literal asks for a cell: it is the cell, holds its words, or is a pattern of it."""
+    inside = plain(text.strip("%_"))
+    value = plain(value)
+    return f" {value} " in f" {inside} " or ("%" in text and inside != "" and inside in value)
 
 
 def _unlinked(use: Use, question: Asked, schema: Schema) -> Iterator[Broken]:
@@ -88,28 +93,32 @@ def _unlinked(use: Use, question: Asked, schema: Schema) -> Iterator[Broken]:
         if want.columns and not want.columns & use.columns and not want.tables & use.tables:
             for table in {table for table, _ in want.columns}:
                 wanted.setdefault(table, []).append(want)
-    for place in sorted(use.columns - question.linked - keys):
+    said = {literal.column for literal in use.literals if _is_said(literal, question)}
+    for place in sorted(use.columns - question.linked - keys - said):
         if place[0] in wanted:
-            instead = wanted[place[0]][0]
-            yield Broken("unlinked-column", 1.0, f"{place[0]}.{place[1]} is not named, while {instead.link}")
+            instead = max(wanted[place[0]], key=lambda want: want.weight)
+            yield Broken("unlinked-column", instead.weight, f"{place[0]}.{place[1]} is not named, while {instead.link}")
 
 
-def _needless(use: Use, question: Asked) -> Iterator[Broken]:
+def _needless(use: Use, question: Asked, schema: Schema) -> Iterator[Broken]:
+    many = {(key.table.lower(), column.lower()) for key in schema.foreign_keys for column in key.columns}
     for one in use.froms:
         if len(one.tables) < 2:
             continue
-        for table in sorted(set(one.tables) - one.used - question.linked_tables):
-            if _connected(one, without=table):
+        counted = {table for join in one.joins for table, column in join if one.counts and (table, column) in many}
+        for table in sorted(set(one.tables) - one.used - counted - question.linked_tables):
+            if _connected(one, schema, without=table):
                 yield Broken("needless-table", 1.0, f"table {table} gives nothing and connects nothing")
 
 
-def _connected(one: From, *, without: str) -> bool:
-    """Whether the joins still connect the other tables."""
+def _connected(one: From, schema: Schema, *, without: str) -> bool:
+    """Whether the joins still connect the other tables: those along keys, where there are any."""
     left = set(one.tables) - {without}
     reached = {min(left)} if left else set()
+    along = [join for join in one.joins if schema.representative(*join.left) == schema.representative(*join.right)]
     grows = True
     while grows:
-        ends = [{join.left[0], join.right[0]} for join in one.joins]
+        ends = [{join.left[0], join.right[0]} for join in along or one.joins]
         more = {table for end in ends if end & reached and without not in end for table in end} - reached
         grows = bool(more)
         reached |= more
@@ -123,17 +132,14 @@ def _off_key(use: Use, schema: Schema) -> Iterator[Broken]:
             yield Broken("join-off-key", 1.0, f"{'.'.join(left)} = {'.'.join(right)} follows no foreign key")
 
 
-def _literals(use: Use, question: Asked) -> Iterator[Broken]:
-    spoken = set(question.words)
+def _literals(use: Use, question: Asked, index: LinkIndex) -> Iterator[Broken]:
     for literal in use.literals:
-        if literal.is_number:
-            number = literal.text.removesuffix(".0")
-            if number not in question.numbers and number not in PLAIN_NUMBERS and not _is_value(literal, question):
-                yield Broken("strange-number", 1.0, f"{literal.text} is not in the question")
+        text = plain(literal.text.strip("%_"))
+        if not text or _is_value(literal, question):
             continue
-        text = _plain(literal.text).strip("%_")
-        words = [word.normal for word in question_words(text)]
-        if not words or _is_value(literal, question):
+        if literal.is_number:
+            if literal.text not in PLAIN_NUMBERS and not _is_said(literal, question):
+                yield Broken("strange-number", 1.0, f"{literal.text} is not in the question")
             continue
         elsewhere = sorted({place for place, value in question.cell_values if value == text})
         if elsewhere and literal.column is not None:
@@ -141,16 +147,26 @@ def _literals(use: Use, question: Asked) -> Iterator[Broken]:
             yield Broken(
                 "other-column", 1.0, f"'{literal.text}' is a cell of {where}, not of {'.'.join(literal.column)}"
             )
-        elif not set(words) - STOP_WORDS <= spoken and not _is_prefix(words, spoken):
-            yield Broken("strange-text", 1.0, f"'{literal.text}' is not in the question")
+        elif not _is_said(literal, question):
+            is_cell = literal.column is not None and index.has_cell(*literal.column, literal.text)
+            yield Broken("strange-text", KNOWN if is_cell else 1.0, f"'{literal.text}' is not in the question")
 
 
 def _is_value(literal: Compared, question: Asked) -> bool:
     """Whether the question names this cell, and the literal is compared with its column."""
-    text = _plain(literal.text).strip("%_")
+    text = plain(literal.text.strip("%_"))
     if literal.column is None:
         return any(value == text for _, value in question.cell_values)
     return (literal.column, text) in question.cell_values
+
+
+def _is_said(literal: Compared, question: Asked) -> bool:
+    """Whether the question has the literal's number, or its words."""
+    if literal.is_number:
+        return literal.text.removesuffix(".0") in question.numbers
+    words = plain(literal.text.strip("%_")).split()
+    spoken = set(question.words)
+    return bool(words) and (set(words) - STOP_WORDS <= spoken or _is_prefix(words, spoken))
 
 
 def _is_prefix(words: list[str], spoken: set[str]) -> bool:
@@ -160,7 +176,3 @@ def _is_prefix(words: list[str], spoken: set[str]) -> bool:
     return bool(long) and all(
         any(one.startswith(word) or word.startswith(one) for one in spoken if len(one) > 3) for word in long
     )
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.lower().split())

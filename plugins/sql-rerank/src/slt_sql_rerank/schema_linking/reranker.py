@@ -8,10 +8,10 @@ from typing import Any, Literal, NamedTuple
 
 from slt_sql_rerank import databases
 from slt_sql_rerank.databases import DATABASE, Sandboxes, schema_of
+from slt_sql_rerank.linking.index import LinkIndex
 from slt_sql_rerank.linking.indexes import Indexes
 from slt_sql_rerank.parsing import read
 from slt_sql_rerank.sandbox.outcome import Verdict
-from slt_sql_rerank.schema import Schema
 from slt_sql_rerank.schema_linking.constraints import POINTS, Broken, broken
 from slt_sql_rerank.schema_linking.use import used
 from slt_sql_rerank.schema_linking.wants import Asked, asked
@@ -116,16 +116,18 @@ class SchemaLinkingReranker(Reranker):
                 "reranker 'schema-linking' links a question to a database; the call gives no context 'database'"
             )
         text = str(query or "")
-        question = asked(text, self.indexes.of(database).link(text), schema)
+        index = self.indexes.of(database)
+        question = asked(text, index.link(text), schema)
         verdicts = self._verdicts(database, hypotheses)
-        return [self._judged(h, question, schema, v) for h, v in zip(hypotheses, verdicts, strict=True)]
+        return [self._judged(h, question, index, v) for h, v in zip(hypotheses, verdicts, strict=True)]
 
     def _verdicts(self, database: Any, hypotheses: Sequence[Hypothesis]) -> Sequence[Verdict | None]:
         if not databases.has_rows(database):
             return [None] * len(hypotheses)
         return self.sandboxes.of(database).check_all([hypothesis.text for hypothesis in hypotheses])
 
-    def _judged(self, hypothesis: Hypothesis, question: Asked, schema: Schema, verdict: Verdict | None) -> Judged:
+    def _judged(self, hypothesis: Hypothesis, question: Asked, index: LinkIndex, verdict: Verdict | None) -> Judged:
+        schema = index.schema
         if verdict is not None and not verdict.ok:
             return Judged((), verdict.reason)
         tree = read(hypothesis.text, schema)
@@ -134,7 +136,7 @@ class SchemaLinkingReranker(Reranker):
         use = used(tree.tree, schema, verdict)
         if verdict is None and use.unknown:
             return Judged((), f"the database has no {', '.join(use.unknown)}")
-        return Judged(tuple(broken(use, question, schema)))
+        return Judged(tuple(broken(use, question, index)))
 
     def _points(self, judged: Judged) -> float:
         return math.fsum(self.points[one.constraint] * one.amount for one in judged.broken)

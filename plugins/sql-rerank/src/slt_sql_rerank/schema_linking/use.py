@@ -33,11 +33,15 @@ class Joined(NamedTuple):
 
 
 class From(NamedTuple):
-    """The tables of one SELECT, and those of them of which something but a join column is used, or all where `*` is."""
+    """The tables of one SELECT, and those of them of which something but a join column is used, or all where `*` is.
+
+    `counts`: it has count(*), which every joined row changes.
+    """
 
     tables: tuple[str, ...]
     used: frozenset[str]
     joins: tuple[Joined, ...]
+    counts: bool = False
 
 
 class Use(NamedTuple):
@@ -179,7 +183,8 @@ def _from(scope: _Scope, columns: Mapping[int, Place | None]) -> From:
         used_here.update(tables)
     if using and len(tables) > 1:
         joins += [Joined((tables[0], name), (table, name)) for name in using for table in tables[1:]]
-    return From(tables, frozenset(used_here), tuple(joins))
+    stars = (node for node in scope.select.find_all(exp.Count) if isinstance(node.this, exp.Star | exp.Literal))
+    return From(tables, frozenset(used_here), tuple(joins), any(_owner(node) is scope.select for node in stars))
 
 
 def _owner(node: Any) -> Any:
