@@ -152,6 +152,19 @@ def test_the_check_and_the_candidate_have_the_text_that_the_grammar_read(shop: P
     assert constraint.text(sql.encode()) == sql
 
 
+def test_the_candidate_keeps_the_spaces_of_names_and_values() -> None:
+    sql = "select \"two  words\" from item where name = 'a  b'"
+
+    class Only(SqlConstraint):
+        def allowed(self, written: tuple[int, ...]) -> torch.Tensor:
+            follows = torch.zeros(256, dtype=torch.bool)
+            follows[[*sql.encode(), self.end][len(written)]] = True
+            return super().allowed(written) & follows
+
+    decoder = SqlGenerate(writer_of(Bytes()), n=1, search="sample", new_tokens=80)
+    assert [one.text for one in decoder.write("q", constraint=Only(SCHEMA, Bytes()))] == [sql]
+
+
 def test_spaces_in_quotes_stay() -> None:
     assert one_line(" select\n\t\"two  words\"  from item where a =  'x\u00a0\u00a0y' ") == (
         "select \"two  words\" from item where a = 'x\u00a0\u00a0y'"

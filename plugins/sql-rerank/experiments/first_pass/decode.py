@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--split", choices=("dev", "tune"), required=True)
     parser.add_argument("--synonyms", action="store_true")
     parser.add_argument("--constrained", action="store_true")
-    parser.add_argument("--width", type=int, default=14, help="of the beam")
+    parser.add_argument("--width", type=int, default=12, help="of the beam")
     parser.add_argument("--keep", type=int, default=10, help="different queries in a list")
     parser.add_argument("--longest", type=int, default=160, help="tokens of an answer")
     parser.add_argument("--batch", type=int, default=8, help="questions at once")
@@ -84,7 +84,7 @@ class Decoder:
         if given.adapter:
             model = PeftModel.from_pretrained(model, given.adapter).merge_and_unload()
         self.model = Llama(model)
-        self.beam = Beam(given.width, given.longest, int(self.tokenizer.eos_token_id), given.keep + 2)
+        self.beam = Beam(given.width, given.longest, int(self.tokenizer.eos_token_id), given.keep)
 
     def lists(self, questions: Sequence[Question]) -> Iterator[dict[str, Any]]:
         """A line for each question; all are of one database."""
@@ -105,10 +105,11 @@ class Decoder:
         if not self.given.constrained:
             return None
         from slt_sql_rerank.constrained.constraint import SqlConstraint
+        from slt_sql_rerank.constrained.decoder import in_backticks
 
         place = str(self.spider.database(name))
         constraint = SqlConstraint(
-            from_sqlite(place), self.tokenizer, lambda text: self.sandboxes.of(place).check_all([text])[0].ok
+            from_sqlite(place), self.tokenizer, lambda text: self.sandboxes.of(place).check_all([in_backticks(text)])[0].ok
         )
         return lambda question, written: constraint.allowed(written)
 

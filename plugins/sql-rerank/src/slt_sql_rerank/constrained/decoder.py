@@ -63,11 +63,11 @@ class SqlConstrained(SqlGenerate):
 
 
 def in_backticks(sql: str) -> str:
-    """A query whose names in double quotes stand in backticks, where SQLite never takes an unknown name for a string.
+    '''A query whose names in double quotes stand in backticks, where SQLite never takes an unknown name for a string.
 
-    >>> in_backticks("select \"a b\" from t where c = 'say \"no\"'")
-    "select `a b` from t where c = 'say \"no\"'"
-    """
+    >>> print(in_backticks("""select "a b" from t where c = 'say "no"'"""))
+    select `a b` from t where c = 'say "no"'
+    '''
     return QUOTED.sub(_backticks, sql)
 
 
