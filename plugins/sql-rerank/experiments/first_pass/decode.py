@@ -109,7 +109,9 @@ class Decoder:
 
         place = str(self.spider.database(name))
         constraint = SqlConstraint(
-            from_sqlite(place), self.tokenizer, lambda text: self.sandboxes.of(place).check_all([in_backticks(text)])[0].ok
+            from_sqlite(place),
+            self.tokenizer,
+            lambda text: self.sandboxes.of(place).check_all([in_backticks(text)])[0].ok,
         )
         return lambda question, written: constraint.allowed(written)
 

@@ -93,6 +93,8 @@ class Training:
                 self.seen = (epoch + 1) * self.total
         if self.step > first:
             self._save()
+        for weight in self.trained:
+            weight.data = weight.data.to(torch.bfloat16)
         self.model.save_pretrained(self.given.out / "adapter")
 
     @property

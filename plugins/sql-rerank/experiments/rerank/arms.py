@@ -19,6 +19,7 @@ Order = list[int]
 LINKING_HARD: Spec = {"use": "schema-linking", "rule": "hard", "notes": False}
 PLAN_HARD: Spec = {"use": "query-plan", "rule": "hard", "notes": False}
 PLANS = ("plan-labels", "plan-sequence")
+AMONG = ("keywords", "all")
 BOTH = ("linking-plan", "plan-linking", "weighted")
 """Ways to take both rerankers; which of them stands for "both" in the claims is chosen on the tune lists."""
 SHUFFLES = 5
@@ -26,16 +27,13 @@ SHUFFLES = 5
 
 def specs(tuned: Tuned) -> dict[str, Spec]:
     """Every arm that a component makes, with the settings that were chosen on the tune lists."""
-    plan = {"use": tuned["plan"]}
-    soft_plan = {"use": "query-plan", "plan": plan, "rule": "soft", "weight": tuned["plan weight"], "notes": False}
-    hard_plan = {**PLAN_HARD, "plan": plan}
+    soft_plan = {**of_plan(tuned["plan"], tuned["among"]), "rule": "soft", "weight": tuned["plan weight"]}
+    hard_plan = {**PLAN_HARD, **of_plan(tuned["plan"], tuned["among"])}
     return {
         "first-executable": {"use": "first-executable"},
         "first-planned": {"use": "first-executable", "check": "plan"},
         "majority-vote": {"use": "majority-vote"},
         "majority-vote-last": {"use": "majority-vote", "empty": "last"},
-        "plan-labels": {**soft_plan, "plan": {"use": "plan-labels"}},
-        "plan-sequence": {**soft_plan, "plan": {"use": "plan-sequence"}},
         "plan-hard": hard_plan,
         "plan": soft_plan,
         "linking-hard": LINKING_HARD,
@@ -44,13 +42,23 @@ def specs(tuned: Tuned) -> dict[str, Spec]:
         "plan-linking": {"use": "in-turn", "rerankers": [hard_plan, LINKING_HARD]},
         "weighted": {
             "use": "weighted",
-            "rerankers": [soft_plan, {**LINKING_HARD, "rule": "soft"}],
+            "rerankers": weighted_parts(*tuned["weighted plan"]),
             "weights": tuned["weights"],
             "notes": False,
         },
         "gold-plan": {"use": "gold-plan", "rule": "hard"},
         "gold-plan-soft": {"use": "gold-plan", "rule": "soft"},
     }
+
+
+def of_plan(plan: str, among: str) -> Spec:
+    """A `query-plan` reranker with one of the plan models."""
+    return {"use": "query-plan", "plan": {"use": plan}, "among": among, "notes": False}
+
+
+def weighted_parts(plan: str, among: str) -> list[Spec]:
+    """What the learned combination adds up, beside the first-pass score."""
+    return [of_plan(plan, among), {"use": "schema-linking", "notes": False}]
 
 
 def orders(spec: Spec, items: Sequence[Item], *, synonym: bool = False) -> list[Order]:
@@ -83,8 +91,8 @@ def shuffled_plan(tuned: Tuned, items: Sequence[Item], folder: Path) -> list[lis
         file = folder / f"donors-{seed}.jsonl"
         lines = (json.dumps({"question": item.question, "database": str(item.file)}) for item in donors)
         file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        spec = {"use": "shuffled-plan", "plan": {"use": tuned["plan"]}, "rule": "soft", "weight": tuned["plan weight"]}
-        found.append(orders({**spec, "notes": False, "donors": str(file)}, items))
+        spec = {**of_plan(tuned["plan"], tuned["among"]), "rule": "soft", "weight": tuned["plan weight"]}
+        found.append(orders({**spec, "use": "shuffled-plan", "donors": str(file)}, items))
     return found
 
 

@@ -30,13 +30,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("SLT_DATA", ".")) / "spider")
     parser.add_argument("--name", default="", help="of the lists: dev-NAME.jsonl.gz and tune-NAME.jsonl.gz")
+    parser.add_argument("--tuned", type=Path, help="file of the settings; tuned.json beside this file if not given")
     parser.add_argument("--tune", action="store_true", help="write the settings anew")
     parser.add_argument("--no-test", action="store_true", help="stop after tuning")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     ending = f"-{given.name}" if given.name else ""
     spider = Spider(given.data, given.out / "databases")
-    settings = HERE / f"tuned{ending}.json"
+    settings = given.tuned or HERE / f"tuned{ending}.json"
     if given.tune:
         items = read_items(given.lists / f"tune{ending}.jsonl.gz", spider, "tune")
         tuned = tuning.tune(items, Judged(items, spider, given.out / "kept"))

@@ -49,7 +49,7 @@ class Scores:
     def drawn(self, arm: str) -> list[list[arms.Order]]:
         """Orders of an arm that draws, for each seed."""
         if arm == "shuffled-plan":
-            spec = [arm, self.tuned["plan"], self.tuned["plan weight"], arms.SHUFFLES]
+            spec = [arm, self.specs["plan"], arms.SHUFFLES]
             return self._kept(spec, lambda: arms.shuffled_plan(self.tuned, self.items, self.folder))  # type: ignore[no-any-return]
         return arms.random_order(self.items, range(arms.SHUFFLES))
 

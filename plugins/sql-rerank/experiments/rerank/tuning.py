@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import product
 from typing import Any, NamedTuple
 
 import arms
@@ -17,6 +18,8 @@ from sltcore.pipeline import build_component
 WEIGHTS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)
 DECAYS = (1e-3, 1e-2, 1e-1, 1.0)
 FIRST, LOG_PROB = "first-pass", "log_prob"
+Plan = tuple[str, str]
+"""A plan model and the clauses that count."""
 Choose = Callable[[Sequence[int]], Any]
 Apply = Callable[[Any, int], int]
 
@@ -29,13 +32,10 @@ class Features(NamedTuple):
     possible: list[list[bool]]
 
 
-def features(items: Sequence[Item], plan: str) -> Features:
+def features(items: Sequence[Item], plan: Plan) -> Features:
     """Of first pass, a plan model and the links, through the component `weighted`."""
-    parts = [
-        {"use": "query-plan", "plan": {"use": plan}, "notes": False},
-        {"use": "schema-linking", "notes": False},
-    ]
-    reranker: Any = build_component("reranker", "weighted", {"rerankers": parts, "notes": False})
+    options = {"rerankers": arms.weighted_parts(*plan), "notes": False}
+    reranker: Any = build_component("reranker", "weighted", options)
     values, possible = [], []
     for item in items:
         found, able = reranker.features(item.question, item.candidates, {"database": str(item.file)})
@@ -48,20 +48,21 @@ def tune(items: Sequence[Item], judged: Judged) -> dict[str, Any]:
     """The settings, and the share of right answers (execution, strict) of each way to choose them: `seen` on the questions
     they were chosen on, `left out` on each database with settings from the other ones."""
     right = [row[:, 0] for row in judged.right]
-    by_plan = {plan: features(items, plan) for plan in arms.PLANS}
+    by_plan = {plan: features(items, plan) for plan in product(arms.PLANS, arms.AMONG)}
     groups = [item.database for item in items]
     tuning = Tuning(by_plan, right, groups)
-    plan_weight = tuning.best_plan(range(len(items)))
-    linking_weight = tuning.best_linking(range(len(items)))
-    decay = tuning.best_decay(plan_weight[0])
-    weights = tuning.learned(plan_weight[0], range(len(items)), decay)
-    names = by_plan[plan_weight[0]].names
+    everything = range(len(items))
+    plan, plan_weight = tuning.best_plan(everything)
+    weighted_plan, decay = tuning.best_learned()
+    weights = tuning.learned(weighted_plan, everything, decay)
     tuned: dict[str, Any] = {
-        "plan": plan_weight[0],
-        "plan weight": plan_weight[1],
-        "linking weight": linking_weight,
+        "plan": plan[0],
+        "among": plan[1],
+        "plan weight": plan_weight,
+        "linking weight": tuning.best_linking(everything),
+        "weighted plan": list(weighted_plan),
         "decay": decay,
-        "weights": {name: round(float(weight), 4) for name, weight in zip(names, weights, strict=True)},
+        "weights": {name: round(float(weight), 4) for name, weight in zip(by_plan[plan].names, weights, strict=True)},
     }
     hard = {name: arms.orders(arms.specs(tuned)[name], items) for name in ("linking-plan", "plan-linking")}
     tuned["items"] = len(items)
@@ -72,7 +73,7 @@ def tune(items: Sequence[Item], judged: Judged) -> dict[str, Any]:
         "plan": tuning.both(tuning.best_plan, tuning.by_plan_weight),
         "linking": tuning.both(tuning.best_linking, tuning.by_linking_weight),
         "weighted": tuning.both(
-            lambda own: tuning.learned(tuned["plan"], own, decay), tuning.by_weights(tuned["plan"])
+            lambda own: tuning.learned(weighted_plan, own, decay), tuning.by_weights(weighted_plan)
         ),
         **{name: {"left out": tuning.share(lambda place, own=own: own[place][0])} for name, own in hard.items()},
     }
@@ -83,7 +84,7 @@ def tune(items: Sequence[Item], judged: Judged) -> dict[str, Any]:
 class Tuning:
     """The search for settings, from features that were computed once."""
 
-    def __init__(self, by_plan: dict[str, Features], right: Sequence[Any], groups: Sequence[str]) -> None:
+    def __init__(self, by_plan: dict[Plan, Features], right: Sequence[Any], groups: Sequence[str]) -> None:
         self.by_plan, self.right, self.groups = by_plan, right, groups
         names = next(iter(by_plan.values())).names
         self.points = torch.tensor([POINTS.get(name, 0.0) for name in names], dtype=torch.float64)
@@ -104,7 +105,7 @@ class Tuning:
             ]
         return arms.order_of(scores)[0]
 
-    def by_plan_weight(self, setting: tuple[str, float], place: int) -> int:
+    def by_plan_weight(self, setting: tuple[Plan, float], place: int) -> int:
         """`query-plan`, rule soft."""
         plan, weight = setting
         return self.chosen(self.by_plan[plan], self.first + weight * self.plan, place, bar=False)
@@ -114,11 +115,11 @@ class Tuning:
         features = next(iter(self.by_plan.values()))
         return self.chosen(features, self.first + weight * self.points, place, bar=True)
 
-    def by_weights(self, plan: str) -> Apply:
+    def by_weights(self, plan: Plan) -> Apply:
         """`weighted`."""
         return lambda weights, place: self.chosen(self.by_plan[plan], weights, place, bar=True)
 
-    def best_plan(self, own: Sequence[int]) -> tuple[str, float]:
+    def best_plan(self, own: Sequence[int]) -> tuple[Plan, float]:
         """Plan model and weight with most right answers; the smaller weight of equals."""
         settings = [(plan, weight) for plan in self.by_plan for weight in WEIGHTS]
         return max(settings, key=lambda one: (self.share(lambda at: self.by_plan_weight(one, at), own), -one[1]))
@@ -127,7 +128,7 @@ class Tuning:
         """Weight with most right answers; the smaller of equals."""
         return max(WEIGHTS, key=lambda one: (self.share(lambda at: self.by_linking_weight(one, at), own), -one))
 
-    def learned(self, plan: str, own: Sequence[int], decay: float) -> torch.Tensor:
+    def learned(self, plan: Plan, own: Sequence[int], decay: float) -> torch.Tensor:
         """Weights by `fit_weights`, started at the first-pass score alone."""
         features = self.by_plan[plan]
         lists = [
@@ -136,13 +137,17 @@ class Tuning:
         ]
         return fit_weights(lists, start=self.first, decay=decay)
 
-    def best_decay(self, plan: str) -> float:
-        """The decay whose weights are right most often on databases left out; the larger of equals."""
+    def best_learned(self) -> tuple[Plan, float]:
+        """Plan model and decay whose weights are right most often on databases left out; the larger decay of equals."""
         found = {
-            decay: self.left_out(lambda own, decay=decay: self.learned(plan, own, decay), self.by_weights(plan))  # type: ignore[misc]
+            (plan, decay): self.left_out(
+                lambda own, plan=plan, decay=decay: self.learned(plan, own, decay),  # type: ignore[misc]
+                self.by_weights(plan),
+            )
+            for plan in self.by_plan
             for decay in DECAYS
         }
-        return max(DECAYS, key=lambda decay: (found[decay], decay))
+        return max(found, key=lambda one: (found[one], one[1]))
 
     def left_out(self, choose: Choose, apply: Apply) -> float:
         """Right answers on each database with the setting of the other ones."""
