@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
+import sqlite3
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +15,8 @@ from typing import Any
 import pytest
 import torch
 
+from sltcore.errors import DataError
+
 FOLDER = Path(__file__).parents[1] / "experiments" / "first_pass"
 END = 2
 
@@ -19,7 +24,7 @@ END = 2
 @pytest.fixture(scope="module")
 def first_pass() -> Iterator[SimpleNamespace]:
     pytest.importorskip("transformers")
-    names = ("beam", "llama", "packing", "pool", "prompts", "spider")
+    names = ("beam", "fetch", "llama", "packing", "pool", "prompts", "spider")
     before = {name: sys.modules.pop(name, None) for name in names}
     sys.path.insert(0, str(FOLDER))
     try:
@@ -166,3 +171,52 @@ def test_no_question_of_a_row_sees_another(first_pass: SimpleNamespace, model: A
 )
 def test_queries_are_written_in_one_way(first_pass: SimpleNamespace, sql: str, plain: str) -> None:
     assert first_pass.prompts.plain_sql(sql) == plain
+
+
+def test_spider_is_laid_out_from_hub_and_archive(first_pass: SimpleNamespace, tmp_path: Path) -> None:
+    """A data set of `datasets` in a folder stands for the hub; databases come from a zip of the official form."""
+    from fetch import main
+    from spider import Spider
+
+    shop = tmp_path / "shop.sqlite"
+    with sqlite3.connect(shop) as connection:
+        connection.executescript(
+            "CREATE TABLE item (id INT, name TEXT); INSERT INTO item VALUES (1, 'tea'), (2, 'pot')"
+        )
+    connection.close()
+    with zipfile.ZipFile(tmp_path / "spider_data.zip", "w") as archive:
+        archive.write(shop, "spider_data/database/shop/shop.sqlite")
+        archive.writestr("spider_data/tables.json", json.dumps([{"db_id": "shop"}]))
+    hub = tmp_path / "hub"
+    hub.mkdir()
+    questions = [
+        ("shop", "Names?", "SELECT name FROM item"),
+        ("shop", "Bad?", "SELECT nome FROM item"),
+        ("none", "?", "SELECT 1"),
+    ]
+    rows = "".join(json.dumps({"db_id": d, "question": q, "query": s, "more": [1]}) + "\n" for d, q, s in questions)
+    for split in ("train", "validation"):
+        (hub / f"{split}.jsonl").write_text(rows, encoding="utf-8")
+    main(["--archive", str(tmp_path / "spider_data.zip"), "--hub", str(hub), "--out", str(tmp_path / "out")])
+    spider = Spider(tmp_path / "out", tmp_path / "unpacked")
+    assert [question.question for question in spider.questions("dev")] == ["Names?"]
+    assert [question.question for question in spider.questions("tune")] == ["Names?"]
+    assert spider.questions("train") == []
+    assert spider.database("shop").read_bytes() == shop.read_bytes()
+    found = [json.loads(line) for line in (tmp_path / "out" / "dev.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [(row["executes"], row["database_here"], row["rows"]) for row in found] == [
+        (True, True, 2),
+        (False, True, 0),
+        (False, False, 0),
+    ]
+
+
+def test_an_archive_without_databases_is_told(first_pass: SimpleNamespace, tmp_path: Path) -> None:
+    from fetch import main
+
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
+        archive.writestr("tables.json", "[]")
+    with pytest.raises(
+        DataError, match=r"other.zip holds no database/NAME/NAME.sqlite; expected the archive of https://"
+    ):
+        main(["--archive", str(tmp_path / "other.zip"), "--out", str(tmp_path / "out")])
