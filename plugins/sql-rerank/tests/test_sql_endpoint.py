@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
@@ -100,3 +103,46 @@ def test_nothing_is_sent_unless_the_spec_allows_it(stub: Stub) -> None:
 def test_a_service_that_is_not_there_is_told() -> None:
     with pytest.raises(DataError, match="does not answer: URLError"):
         SqlEndpoint(Service("http://127.0.0.1:1", "m", seconds=1), allow_network=True).decode(Text(["?"]), {})
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "piece"),
+    [(b"", b""), (b"", b"H"), (HEAD, b""), (HEAD, b" "), (HEAD[:-2] + b"Content-Length: 9\r\n\r\n", b"")],
+    ids=["silent", "headers trickle", "no body", "body trickles", "body shorter than told"],
+)
+def test_a_service_that_hangs_is_left_in_time(first: bytes, piece: bytes) -> None:
+    stop = threading.Event()
+
+    def serve(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection, suppress(OSError):
+            connection.sendall(first)
+            while not stop.wait(0.05):
+                connection.sendall(piece)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        port = listener.getsockname()[1]
+        service = Service(f"http://127.0.0.1:{port}", "some-model", seconds=0.6)
+        begin = time.monotonic()
+        try:
+            with pytest.raises(
+                DataError, match=rf"^sql-endpoint: http://127.0.0.1:{port}/\S+ has not answered within 0.6 s$"
+            ):
+                SqlEndpoint(service, allow_network=True).decode(Text(["How many?"]), {})
+            assert time.monotonic() - begin < 5
+        finally:
+            stop.set()
+            thread.join()
+
+
+def test_an_endless_answer_is_cut(monkeypatch: pytest.MonkeyPatch, stub: Stub) -> None:
+    monkeypatch.setenv("SLT_TEST_KEY", "secret")
+    monkeypatch.setattr("slt_sql_rerank.candidates.endpoint.MOST_BYTES", 1000)
+    stub.answer = b" " * 5000
+    with pytest.raises(DataError, match=r"answers with more than"):
+        decoder(stub).decode(Text(["How many?"]), {})

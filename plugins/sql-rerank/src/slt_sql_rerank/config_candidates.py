@@ -65,5 +65,5 @@ class SqlEndpointConfig(Config):
     allow_network: bool = Field(False, description="questions and schemas may be sent to base_url")
     n: int = Field(10, ge=1, le=1000, description="choices that are asked for, before spellings of one are merged")
     temperature: float = Field(1.0, ge=0, le=100, description="of sampling")
-    seconds: float = Field(60.0, gt=0, le=3600, description="without a byte, after which a request is given up")
+    seconds: float = Field(60.0, gt=0, le=3600, description="after which a request is given up")
     prompt: str = Field("", max_length=20_000, description="with {schema} and {question}; empty: the built-in one")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from http.client import HTTPException
 from typing import Any, NamedTuple
 
@@ -101,15 +104,38 @@ class SqlEndpoint(Decoder):
             headers["Authorization"] = f"Bearer {key}"
         request = urllib.request.Request(url, json.dumps(body).encode(), headers)
         try:
-            with urllib.request.build_opener(_Stay).open(request, timeout=self.service.seconds) as reply:
-                answer: bytes = reply.read(MOST_BYTES + 1)
+            answer = _within(self.service.seconds, request)
         except urllib.error.HTTPError as error:
             raise DataError(f"sql-endpoint: {url} answers with status {error.code}") from None
         except (OSError, HTTPException, ValueError) as error:
+            if isinstance(error, TimeoutError) or isinstance(getattr(error, "reason", None), TimeoutError):
+                why = f"has not answered within {self.service.seconds:g} s"
+                raise DataError(f"sql-endpoint: {url} {why}") from None
             raise DataError(f"sql-endpoint: {url} does not answer: {type(error).__name__}") from None
         if len(answer) > MOST_BYTES:
             raise DataError(f"sql-endpoint: {url} answers with more than {MOST_BYTES >> 20} MB")
         return answer
+
+
+def _within(seconds: float, request: urllib.request.Request) -> bytes:
+    """The answer, at most a byte too long. **Raises** `TimeoutError` where it is not whole in time, however it trickles in."""
+    end = time.monotonic() + seconds
+    found: Future[bytes] = Future()
+
+    def ask() -> None:
+        try:
+            with urllib.request.build_opener(_Stay).open(request, timeout=seconds) as reply:
+                parts = bytearray()
+                while len(parts) <= MOST_BYTES and (part := reply.read1(MOST_BYTES + 1 - len(parts))):
+                    parts += part
+                    if time.monotonic() > end:
+                        raise TimeoutError
+            found.set_result(bytes(parts))
+        except BaseException as error:
+            found.set_exception(error)
+
+    threading.Thread(target=ask, name="sql-endpoint", daemon=True).start()
+    return found.result(seconds)
 
 
 class _Stay(urllib.request.HTTPRedirectHandler):
