@@ -15,6 +15,7 @@ from hostile_sql import build
 from test_sandbox_hostile import hashes
 
 from slt_sql_rerank.sandbox import Limits, Sandbox
+from slt_sql_rerank.schema import connected, from_sqlite
 from sltcore.errors import DataError
 
 CREATED = """
@@ -192,3 +193,24 @@ def test_many_databases_share_the_memory_of_one_process(tmp_path: Path) -> None:
         for name in paths:
             assert sandbox.execute("SELECT count(note) FROM singer, swollen", database=name).rows == ((399,),)
         assert sandbox.restarts == 0
+
+
+def test_reading_a_schema_stops_in_time_and_calls_nothing(tmp_path: Path) -> None:
+    """What a stranger's file does when its tables are listed and its cells are read, outside of the sandbox."""
+    path = make(tmp_path / "h.sqlite", CREATED)
+    before = hashes(tmp_path)
+    columns = {entry.name: [column.name for column in entry.columns] for entry in from_sqlite(path).tables}
+    assert columns["t"] == ["a", "b"]
+    assert columns["loads"] == columns["lost"] == []
+    opened = connected(path, 0.2)
+    begin = time.monotonic()
+    with closing(opened), pytest.raises(sqlite3.OperationalError, match="interrupted"):
+        opened.execute(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+        ).fetchall()
+    assert time.monotonic() - begin < 5
+    with closing(connected(path)) as opened:
+        for statement in ("SELECT * FROM loads", "SELECT * FROM peeks", "DELETE FROM t", "ATTACH 'x.sqlite' AS x"):
+            with pytest.raises(sqlite3.Error):
+                opened.execute(statement).fetchall()
+    assert hashes(tmp_path) == before

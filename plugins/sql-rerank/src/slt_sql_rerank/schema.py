@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +20,7 @@ FAMILIES = (
     ("text", re.compile(r"char|clob|text|string|enum|uuid", re.IGNORECASE)),
 )
 
+READING_SECONDS = 30.0
 JOURNAL = bytes.fromhex("d9d505f920a163d7")
 """The first bytes of a rollback journal that SQLite would play back."""
 
@@ -193,13 +196,29 @@ def read_only(path: str | Path) -> str:
     return f"{file.resolve().as_uri()}?mode=ro&immutable=1"
 
 
+def connected(path: str | Path, seconds: float = READING_SECONDS) -> sqlite3.Connection:
+    """A connection for reading schema and cells of a file that may be a stranger's: immutable and read-only, with what its own
+    views and defaults may call cut down, cells checked, and interrupted after a time.
+
+    Candidates never run here, but in the sandbox. **Raises** `DataError` as `read_only`.
+    """
+    connection = sqlite3.connect(read_only(path), uri=True)
+    for pragma in ("query_only=ON", "trusted_schema=OFF", "cell_size_check=ON", "mmap_size=0", "temp_store=MEMORY"):
+        with suppress(sqlite3.DatabaseError):  # of a damaged file, which the first real statement tells
+            connection.execute(f"PRAGMA {pragma}").fetchall()
+    end = time.monotonic() + seconds
+    connection.set_progress_handler(lambda: time.monotonic() > end, 10_000)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_EXPR_DEPTH, 200)
+    return connection
+
+
 def from_sqlite(path: str | Path, *, name: str | None = None) -> Schema:
     """The schema of a SQLite file, read without changing it; keys that name missing tables are left out.
 
     **Raises** `DataError` where the file cannot be read.
     """
-    uri = read_only(path)
-    connection = sqlite3.connect(uri, uri=True)
+    connection = connected(path)
     try:
         listed = connection.execute(
             "SELECT name, type FROM sqlite_master WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
@@ -214,7 +233,12 @@ def from_sqlite(path: str | Path, *, name: str | None = None) -> Schema:
 
 
 def _sqlite_table(connection: sqlite3.Connection, name: str, is_view: bool) -> Table:
-    rows = connection.execute("SELECT name, type, pk FROM pragma_table_xinfo(?) WHERE hidden <> 1", (name,)).fetchall()
+    """A view that cannot be used, since something in it is gone or unsafe, has no columns."""
+    rows = []
+    with suppress(sqlite3.Error) if is_view else nullcontext():
+        rows = connection.execute(
+            "SELECT name, type, pk FROM pragma_table_xinfo(?) WHERE hidden <> 1", (name,)
+        ).fetchall()
     primary = [column for column, _, key in sorted(rows, key=lambda row: row[2]) if key]
     return table(name, [(column, kind or "") for column, kind, _ in rows], primary=primary, is_view=is_view)
 

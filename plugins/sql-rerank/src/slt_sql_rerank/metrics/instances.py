@@ -17,7 +17,7 @@ from sqlglot.errors import SqlglotError
 
 from slt_sql_rerank.sandbox.limits import Limits
 from slt_sql_rerank.sandbox.precheck import refusal
-from slt_sql_rerank.schema import Column, Schema, Table, from_sqlite, read_only
+from slt_sql_rerank.schema import Column, Schema, Table, connected, from_sqlite
 from sltcore.errors import DataError, SpecError
 
 Pool = Sequence[Any]
@@ -45,7 +45,7 @@ def make_instances(
     if count < 1 or rows < 1:
         raise SpecError(f"{count} instances of up to {rows} rows were asked for; expected at least 1 and 1")
     schema = from_sqlite(source)
-    with closing(sqlite3.connect(read_only(source), uri=True)) as opened:
+    with closing(connected(source)) as opened:
         opened.text_factory = lambda raw: raw.decode(errors="surrogateescape")
         made = opened.execute(
             "SELECT name, sql FROM sqlite_master WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' "
