@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +14,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slt_sql_rerank.clauses import CLAUSES
 from slt_sql_rerank.combination.in_turn import InTurn
 from slt_sql_rerank.combination.learning import Listed, fit_weights, spread
 from slt_sql_rerank.combination.weighted import FIRST, Weighted
+from slt_sql_rerank.config_linking import WeightedConfig
 from sltcore.errors import DataError, PluginError, SpecError
 from sltcore.interfaces import Reranker
 from sltcore.pipeline.build import build_component
@@ -148,3 +152,18 @@ def test_they_are_built_from_specs_with_the_context_of_all() -> None:
     assert [key.name for key in InTurn([told(1), told(2)]).context_keys()] == ["told"]
     with pytest.raises(PluginError, match="rerankers is empty; expected at least one"):
         InTurn([])
+
+
+PLAN: Any = WeightedConfig().rerankers[0]
+
+
+def test_the_weights_at_hand_are_those_of_the_experiment() -> None:
+    """The defaults are what `experiments/rerank` learned, with the plan that it chose."""
+    file = Path(__file__).parents[1] / "experiments" / "rerank" / "tuned.json"
+    tuned = json.loads(file.read_text(encoding="utf-8"))
+    found: Any = build_component("reranker", "weighted", {})
+    weights = dict(zip(found.feature_names, found.weights.tolist(), strict=True))
+    assert weights == pytest.approx(tuned["weights"])
+    config: Any = PLAN.config
+    assert [config.plan.use, config.among] == tuned["weighted plan"]
+    assert found.rerankers[0].among == CLAUSES

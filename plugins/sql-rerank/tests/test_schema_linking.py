@@ -190,7 +190,9 @@ def test_a_table_that_count_counts_is_not_needless(sandboxes: Sandboxes, databas
         sandboxes, database, f"SELECT t1.name, count(*) {joined} GROUP BY t1.id", "Names and appearances?"
     )
     plain = reasons(sandboxes, database, f"SELECT t1.name {joined}", "Names?")
+    inside = f"SELECT t1.name {joined} WHERE t1.age > (SELECT count(*) FROM sponsor)"
     assert "needless-table" not in constraints(counted)
+    assert "needless-table" in constraints(reasons(sandboxes, database, inside, "Names?"))
     assert "needless-table" in constraints(plain)
 
 
@@ -202,23 +204,81 @@ def test_a_join_off_key_does_not_make_the_table_between_needless(sandboxes: Sand
     assert "needless-table" not in constraints(reasons(sandboxes, database, sql, "Sponsors, age above 20?"))
 
 
+def made(path: Path, script: str) -> Path:
+    connection = sqlite3.connect(path)
+    connection.executescript(script)
+    connection.close()
+    return path
+
+
 def test_of_two_names_one_within_the_other_the_longer_is_wanted(sandboxes: Sandboxes, tmp_path: Path) -> None:
-    path = tmp_path / "staff.sqlite"
-    with sqlite3.connect(path) as connection:
-        connection.executescript("CREATE TABLE staff (last_name TEXT, name TEXT, salary INT)")
-    found = reasons(sandboxes, path, "SELECT last_name FROM staff", "the last name of all staff")
-    assert found["broken"] == []
-    assert points_of(reasons(sandboxes, path, "SELECT name FROM staff", "the last name of all staff"), "missing-column")
+    path = made(tmp_path / "a.sqlite", "CREATE TABLE staff (last_name TEXT, name TEXT, salary INT)")
+    question = "the last name of all staff"
+    assert reasons(sandboxes, path, "SELECT last_name FROM staff", question)["broken"] == []
+    assert points_of(reasons(sandboxes, path, "SELECT name FROM staff", question), "missing-column")
+    path = made(tmp_path / "b.sqlite", "CREATE TABLE staff (staff_last_name TEXT, name TEXT, salary INT)")
+    assert reasons(sandboxes, path, "SELECT staff_last_name FROM staff", question)["broken"] == []
+
+
+def test_words_that_are_nearly_a_name_are_none_where_they_begin_within_another(
+    sandboxes: Sandboxes, tmp_path: Path
+) -> None:
+    path = made(tmp_path / "staff.sqlite", "CREATE TABLE staff (first_name TEXT, year_name TEXT)")
+    assert reasons(sandboxes, path, "SELECT first_name FROM staff", "first name year of staff")["broken"] == []
+    assert reasons(sandboxes, path, "SELECT first_name FROM staff", "name year of staff")["broken"] != []
+
+
+def test_a_name_that_the_words_also_resemble_costs_less_than_any_other(sandboxes: Sandboxes, tmp_path: Path) -> None:
+    path = made(tmp_path / "film.sqlite", "CREATE TABLE film (year INT, release_year INT, size INT)")
+    near, far = (
+        points_of(reasons(sandboxes, path, f"SELECT {name} FROM film", "the year of each film"), "missing-column")
+        for name in ("release_year", "size")
+    )
+    assert near == pytest.approx([0.3 * far[0]])
+
+
+def test_a_column_compared_with_what_the_question_says_is_named(sandboxes: Sandboxes, database: Path) -> None:
+    for number, unnamed in ((30, {"singer.id"}), (31, {"singer.id", "singer.age"})):
+        sql = f"SELECT id FROM singer WHERE age = {number}"
+        found = reasons(sandboxes, database, sql, "the name of singers with 30")["broken"]
+        assert {one["why"].split()[0] for one in found if one["constraint"] == "unlinked-column"} == unnamed
+
+
+def test_a_common_word_counts_little_as_a_cell_and_nothing_within_a_name(sandboxes: Sandboxes, tmp_path: Path) -> None:
+    path = made(
+        tmp_path / "shop.sqlite",
+        "CREATE TABLE shop (open_year INT, state TEXT); INSERT INTO shop VALUES (1, 'open'), (2, 'shut'), (3, 'Left Bank');",
+    )
+
+    def missing(question: str) -> list[float]:
+        return points_of(reasons(sandboxes, path, "SELECT open_year FROM shop", question), "missing-cell")
+
+    assert missing("the open year of shops") == missing("shops now open") == []
+    assert missing("shops now shut") == missing("Shut shops") == [0.3]
+    assert missing("shops marked Shut") == missing("shops of left bank") == [1.0]
 
 
 def test_a_weaker_link_asks_for_less(sandboxes: Sandboxes, tmp_path: Path) -> None:
-    path = tmp_path / "pupil.sqlite"
-    with sqlite3.connect(path) as connection:
-        connection.executescript("CREATE TABLE pupil (name_first TEXT, height INT)")
+    path = made(tmp_path / "pupil.sqlite", "CREATE TABLE pupil (name_first TEXT, height INT)")
     whole = points_of(reasons(sandboxes, path, "SELECT name_first FROM pupil", "pupils by height"), "missing-column")
     turned = points_of(reasons(sandboxes, path, "SELECT height FROM pupil", "first name of pupils"), "missing-column")
     assert len(whole) == len(turned) == 1
     assert 0 < turned[0] < whole[0]
+
+
+def test_a_cell_is_known_in_another_column_whatever_its_signs(sandboxes: Sandboxes, tmp_path: Path) -> None:
+    script = "CREATE TABLE firm (name TEXT, town TEXT); INSERT INTO firm VALUES ('Acme,  Ltd.', 'Rome')"
+    path = made(tmp_path / "firms.sqlite", script)
+    found = reasons(sandboxes, path, "SELECT name FROM firm WHERE town = 'Acme,  Ltd.'", "firm Acme Ltd by name")
+    assert constraints(found) == ["other-column"]
+
+
+def test_the_cell_itself_is_wanted_where_the_question_leaves_accents_out(sandboxes: Sandboxes, tmp_path: Path) -> None:
+    script = "CREATE TABLE town (name TEXT, size INT); INSERT INTO town VALUES ('São Paulo', 1)"
+    path = made(tmp_path / "towns.sqlite", script)
+    for text, expected in (("São Paulo", []), ("Rio", ["missing-cell", "strange-text"])):
+        sql = f"SELECT size FROM town WHERE name = '{text}'"
+        assert constraints(reasons(sandboxes, path, sql, "the size of town Sao Paulo")) == expected
 
 
 def test_a_literal_may_hold_the_cell_among_other_words(sandboxes: Sandboxes, database: Path) -> None:

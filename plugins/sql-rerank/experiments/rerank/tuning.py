@@ -15,8 +15,8 @@ from slt_sql_rerank.combination.learning import Listed, fit_weights
 from slt_sql_rerank.schema_linking.constraints import POINTS
 from sltcore.pipeline import build_component
 
-WEIGHTS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)
-DECAYS = (1e-3, 1e-2, 1e-1, 1.0)
+WEIGHTS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0)
+DECAYS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 FIRST, LOG_PROB = "first-pass", "log_prob"
 Plan = tuple[str, str]
 """A plan model and the clauses that count."""

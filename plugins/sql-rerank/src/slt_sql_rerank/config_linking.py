@@ -55,11 +55,12 @@ class WeightedConfig(CombinationConfig):
     """A weighted sum of the features of several rerankers."""
 
     rerankers: list[Annotated[Block, Slot("reranker")]] = Field(
-        default=[{"use": "query-plan"}, {"use": "schema-linking"}],
+        default=[{"use": "query-plan", "among": "all"}, {"use": "schema-linking"}],
         validate_default=True,
         description="rerankers whose features are added up",
     )
     weights: dict[str, Annotated[float, Field(ge=-1000, le=1000)]] = Field(
-        {}, description="by feature, as slt explain-rank names them; empty: 1 for each; those not named: 0"
+        {},
+        description="by feature, as slt explain-rank names them; those not named: 0; empty: learned on Spider, 1 for other features",
     )
     notes: bool = Field(True, description="write each feature's share into each hypothesis' extra")

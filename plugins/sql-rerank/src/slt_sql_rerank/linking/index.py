@@ -10,7 +10,18 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from rapidfuzz import fuzz, process
 
-from slt_sql_rerank.linking.words import STOP_WORDS, Word, is_unspaced, normal, plain, question_words, split_name
+from slt_sql_rerank.linking.spans import Span, Spans
+from slt_sql_rerank.linking.words import (
+    STOP_WORDS,
+    Word,
+    is_unspaced,
+    normal,
+    plain,
+    question_words,
+    singular,
+    split_name,
+    unaccented,
+)
 from slt_sql_rerank.sandbox.outcome import Result
 from slt_sql_rerank.schema import Column, Schema
 from sltcore.errors import DataError
@@ -18,6 +29,7 @@ from sltcore.errors import DataError
 Kind = Literal["table", "column", "value"]
 HOW: Mapping[str, float] = {
     "exact": 1.0,  # the words of the name, or the whole cell
+    "accents": 0.9,  # the same but for accents: "Sao Paulo" and São Paulo
     "turned": 0.9,  # the two words of a name, the other way round: "first name" and name_first
     "phrase": 0.7,  # some words of a name of several, one after another: "last name" and staff_last_name
     "part": 0.5,  # one word of a name of several
@@ -79,7 +91,8 @@ class LinkIndex:
 
     Keys are words and phrases in lower case and singular. A question's n-grams, n = 5 to 1, are looked up as they are, by
     their initials, and joined; its words by prefix and as codes; what is still without a link is compared with the names by
-    Levenshtein ratio. A link within the words of a longer exact one to the same kind is left out.
+    Levenshtein ratio. A link within the words of a longer exact one to the same kind is left out; a word that is part of a
+    cell is linked where it first stands. Time grows with the words of the question, not with their square.
     """
 
     def __init__(self, schema: Schema, cells: Mapping[tuple[str, str], Iterable[str]] | None = None) -> None:
@@ -87,18 +100,22 @@ class LinkIndex:
         self.schema = schema
         self.postings: dict[str, dict[Posting, None]] = {}
         self.codes: dict[str, dict[Posting, None]] = {}
+        self.parts: dict[str, dict[Posting, None]] = {}
         for entry in schema.tables:
             self._add_name(entry.name, "table", entry.name)
             for column in entry.columns:
                 self._add_name(column.name, "column", entry.name, column.name)
         self._names = sorted({key for key, found in self.postings.items() if any(p.how == "exact" for p in found)})
         self._words = sorted(key for key in self.postings if " " not in key)
+        self._known = frozenset(self._words)
+        self._longest = max(map(len, self._words), default=0)
         for (table, name), values in (cells or {}).items():
             self._add_cells(schema.column(table, name), list(values))
 
     def _add_name(self, name: str, kind: Kind, table: str, column: str = "") -> None:
-        words = normal(split_name(name))
-        phrases = {" ".join(words), "".join(words), "".join(split_name(name))}
+        words = _keys(normal(split_name(name)))
+        joined = "".join(split_name(name))
+        phrases = {" ".join(words), "".join(words), joined, *_keys([singular(joined)])}
         for phrase in phrases - {""}:
             self._add(phrase, Posting(kind, "exact", table, column))
         longest = LONGEST_UNSPACED if any(map(is_unspaced, words)) else LONGEST
@@ -106,7 +123,7 @@ class LinkIndex:
             for start in range(len(words) - size + 1):
                 self._add(" ".join(words[start : start + size]), Posting(kind, "phrase", table, column))
         for first, second in pairwise(words):
-            if not is_unspaced(first) and first != second:
+            if not is_unspaced(first):
                 how = "turned" if len(words) == 2 else "phrase"
                 self._add(f"{second} {first}", Posting(kind, how, table, column))
         if len(words) > 1:
@@ -116,13 +133,15 @@ class LinkIndex:
     def _add_cells(self, column: Column, values: Sequence[str]) -> None:
         short = all(len(value) <= SIGNS_OF_CODE and value.isalpha() for value in values) and len(values) <= MOST_CODES
         for value in values:
-            words = [word.normal for word in question_words(value)]
+            words = _keys(word.normal for word in question_words(value))
             if not words:
                 continue
             self._add(" ".join(words), Posting("value", "exact", column.table, column.name, value))
             if len(words) > 1:
                 for word in {word for word in words if len(word) >= SHORTEST_PART} - STOP_WORDS:
-                    self._add(word, Posting("value", "cell-part", column.table, column.name, value))
+                    posting = Posting("value", "cell-part", column.table, column.name, value)
+                    for key in {word, unaccented(word)}:
+                        self.parts.setdefault(key, {})[posting] = None
             if short:
                 posting = Posting("value", "code", column.table, column.name, value)
                 self.codes.setdefault(value.casefold(), {})[posting] = None
@@ -132,15 +151,18 @@ class LinkIndex:
         place = (table.lower(), column.lower())
         return any(
             found.kind == "value" and found.how == "exact" and (found.table.lower(), found.column.lower()) == place
-            for found in self.postings.get(plain(text), ())
+            for found in self.postings.get(" ".join(_keys(plain(text).split())), ())
         )
 
     def _add(self, key: str, posting: Posting) -> None:
         self.postings.setdefault(key, {})[posting] = None
+        bare = unaccented(key)
+        if bare != key and posting.how == "exact":
+            self.postings.setdefault(bare, {})[posting._replace(how="accents")] = None
 
     def link(self, question: str) -> list[Link]:
         """The links of a question, by place, the strongest first."""
-        words = question_words(question)
+        words = [word._replace(normal=_keys([word.normal])[0]) for word in question_words(question)]
         found: dict[tuple[str, str, str, str, int, int], Link] = {}
         for start, stop, how, posting in self._found(words):
             text = question[words[start].start : words[stop - 1].stop]
@@ -149,8 +171,12 @@ class LinkIndex:
             key = (link.kind, link.table, link.column, link.value, start, stop)
             if key not in found or found[key].strength < strength:
                 found[key] = link
-        exact = [(link.kind, link.start, link.stop) for link in found.values() if link.how == "exact"]
-        kept = [link for link in found.values() if not any(_covers(span, link) for span in exact)]
+        exact: dict[Kind, list[Span]] = {"table": [], "column": [], "value": []}
+        for link in found.values():
+            if link.how == "exact":
+                exact[link.kind].append((link.start, link.stop))
+        spans = {kind: Spans(own) for kind, own in exact.items()}
+        kept = [link for link in found.values() if not spans[link.kind].is_within_longer(link.start, link.stop)]
         return sorted(
             kept, key=lambda link: (link.start, -link.strength, -link.stop, link.kind, link.table, link.column)
         )
@@ -167,23 +193,34 @@ class LinkIndex:
                     if posting.kind != "value":
                         named.update(range(start, start + size))
                     yield start, start + size, how, posting
+        near: dict[str, list[tuple[str, Posting]]] = {}
         for place, word in enumerate(words):
             if word.normal in STOP_WORDS:
                 continue
+            if word.normal not in near:
+                near[word.normal] = list(self._near(word.normal)) if len(word.normal) >= SHORTEST_PREFIX else []
+                for posting in {**self.parts.get(word.normal, {}), **self.parts.get(unaccented(word.normal), {})}:
+                    yield place, place + 1, posting.how, posting
             for posting in self._of_code(word):
                 yield place, place + 1, "code", posting
-            if place not in named and len(word.normal) >= SHORTEST_PREFIX:
-                for how, posting in self._near(word.normal):
-                    yield place, place + 1, how, posting
+            for how, posting in near[word.normal] if place not in named else ():
+                yield place, place + 1, how, posting
 
     def _of_phrase(self, part: Sequence[Word]) -> Iterator[tuple[str, Posting]]:
         names = [word.normal for word in part]
-        for posting in self.postings.get(" ".join(names), ()):
+        phrase = " ".join(names)
+        for posting in self.postings.get(phrase, ()):
             yield posting.how, posting
+        bare = unaccented(phrase)
+        for posting in self.postings.get(bare, ()) if bare != phrase else ():
+            yield "accents", posting
         if len(part) == 1:
             return
-        initials = "".join(word.text[0].casefold() for word in part)
-        keys = {initials[:-1] + names[-1]: "abbreviation", initials: "abbreviation", "".join(names): "exact"}
+        keys = {}
+        if names[0] not in STOP_WORDS and names[-1] not in STOP_WORDS:
+            initials = "".join(word.text[0].casefold() for word in part)
+            keys = {initials[:-1] + names[-1]: "abbreviation", initials: "abbreviation"}
+        keys["".join(names)] = "exact"
         for key, how in keys.items():
             for posting in self.postings.get(key, ()):
                 if posting.how == "exact" and posting.kind != "value":
@@ -201,7 +238,8 @@ class LinkIndex:
             if not self._words[place].startswith(word):
                 break
             keys.append(self._words[place])
-        keys += [word[:size] for size in range(SHORTEST_PART, len(word)) if word[:size] in self.postings]
+        ends = range(SHORTEST_PART, min(len(word), self._longest + 1))
+        keys += [word[:end] for end in ends if word[:end] in self._known]
         how = "prefix"
         if not keys:
             how = "fuzzy"
@@ -213,9 +251,18 @@ class LinkIndex:
                     yield how, posting
 
 
-def _covers(span: tuple[str, int, int], link: Link) -> bool:
-    kind, start, stop = span
-    return kind == link.kind and start <= link.start and link.stop <= stop and stop - start > link.stop - link.start
+def _keys(words: Iterable[str]) -> list[str]:
+    """Words as they are looked up: the plural of an abbreviation of two letters, as in "ids", is its singular, too."""
+    return [
+        word[:2]
+        if len(word) == 3
+        and word.isalpha()
+        and word[2] == "s"
+        and word[1] not in "aeiousy"
+        and word[:2] not in STOP_WORDS
+        else word
+        for word in words
+    ]
 
 
 def read_cells(

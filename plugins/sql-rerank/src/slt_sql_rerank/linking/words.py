@@ -50,6 +50,8 @@ TENS = {
     for number, word in enumerate(["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], 2)
 }
 LARGE = {"hundred": 100, "thousand": 1000, "million": 1_000_000}
+LARGEST = 10**15
+"""Numbers in words grow no further: who writes "million" a thousand times means none."""
 ORDINALS = {
     word: number
     for number, word in enumerate(
@@ -122,6 +124,18 @@ def folded(word: str) -> str:
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", word).casefold())
 
 
+def unaccented(text: str) -> str:
+    """A folded text without the accents of Latin, Greek and Cyrillic letters; some, as the ø, are letters of their own.
+
+    >>> unaccented("são paulo"), unaccented("møller")
+    ('sao paulo', 'møller')
+    """
+    if text.isascii():
+        return text
+    parts = unicodedata.normalize("NFD", text)
+    return unicodedata.normalize("NFC", "".join(sign for sign in parts if not "\u0300" <= sign <= "\u036f"))
+
+
 def is_unspaced(word: str) -> bool:
     """Whether it is a letter of a script without spaces.
 
@@ -184,7 +198,7 @@ def _joined(before: Word, word: Word, text: str, question: str) -> Word | None:
     value = int(before.normal)
     if text in SMALL and value in TENS.values() and 0 < SMALL[text] < 10:
         value += SMALL[text]
-    elif text in LARGE and value > 0:
+    elif text in LARGE and 0 < value < LARGEST:
         value *= LARGE[text]
     else:
         return None

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from slt_sql_rerank.linking.index import Link
+from slt_sql_rerank.linking.spans import Span, Spans
 from slt_sql_rerank.linking.words import plain, question_words
 from slt_sql_rerank.schema import Schema
 from slt_sql_rerank.schema_linking.use import Place
 
 STRONG = 1.0
+SAME = 0.9
+"""Least strength of words that are a cell: all of it, but for accents."""
 FAIR = 0.6
 """Least strength of words that ask for a name where they name none exactly."""
 COMMON = 0.3
@@ -53,22 +56,23 @@ def asked(question: str, links: Sequence[Link], schema: Schema) -> Asked:
     words of the other, the longer. So are whole cells that are no name; a common word is none where it is part of a name.
     """
     words = tuple(word.normal for word in question_words(question))
-    named = [link for link in links if link.kind != "value"]
-    spans = _by_span(links, STRONG)
+    named = _by_span([link for link in links if link.kind != "value"])
+    wanted = _wanted(named)
+    longest, around = Spans(wanted), Spans(named)
     names, cells = [], []
-    wanted = _by_span(named, STRONG)
-    for span, own in _by_span(named, FAIR).items():
-        if span not in wanted and not any(_overlap(span, other) and not _covers(span, *other) for other in wanted):
-            wanted[span] = own
     for (start, stop), own in wanted.items():
-        if not any(_covers(other, start, stop) for other in wanted):
-            near = [link for link in named if _overlap((start, stop), (link.start, link.stop))]
+        if not longest.is_within_longer(start, stop):
+            near = [link for span in around.around(start, stop) for link in named[span]]
             names.append(_of_names(own, near, schema))
-    for (start, stop), own in spans.items():
-        if (start, stop) in wanted or _is_number(words[start:stop]) or any(_covers(one, start, stop) for one in spans):
+    whole = _by_span([link for link in links if link.strength >= (SAME if link.kind == "value" else STRONG)])
+    spans = Spans(whole)
+    for (start, stop), own in whole.items():
+        if (start, stop) in wanted or _is_number(words[start:stop]) or spans.is_within_longer(start, stop):
             continue
-        want = _of_cells(own)
-        if want.weight > COMMON or not any(link.start <= start and stop <= link.stop for link in named):
+        want = _of_cells(_strongest(own))
+        if want.weight > COMMON or not any(
+            first <= start and stop <= last for first, last in around.around(start, stop)
+        ):
             cells.append(want)
     places = frozenset((link.table.lower(), link.column.lower()) for link in links if link.column)
     tables = frozenset(link.table.lower() for link in links if link.kind == "table")
@@ -79,29 +83,34 @@ def asked(question: str, links: Sequence[Link], schema: Schema) -> Asked:
     return Asked(words, numbers, tuple(names), tuple(cells), places, tables, values)
 
 
-def _by_span(links: Sequence[Link], least: float) -> dict[tuple[int, int], list[Link]]:
-    """The strongest links of each span, of those that are at least so strong."""
-    found: dict[tuple[int, int], list[Link]] = {}
+def _wanted(named: Mapping[Span, Sequence[Link]]) -> dict[Span, list[Link]]:
+    """The strongest links of each span: of all that name exactly, and of fair ones that cover what they overlap of those."""
+    best = {span: _strongest(own) for span, own in named.items()}
+    wanted = {span: own for span, own in best.items() if own[0].strength >= STRONG}
+    strong = Spans(wanted)
+    fair = {
+        (start, stop): own
+        for (start, stop), own in best.items()
+        if FAIR <= own[0].strength < STRONG
+        and all(start <= first and last <= stop for first, last in strong.around(start, stop))
+    }
+    return wanted | fair
+
+
+def _by_span(links: Sequence[Link]) -> dict[Span, list[Link]]:
+    found: dict[Span, list[Link]] = {}
     for link in links:
-        if link.strength >= least:
-            own = found.setdefault((link.start, link.stop), [])
-            if own and link.strength > own[0].strength:
-                own.clear()
-            if not own or link.strength == own[0].strength:
-                own.append(link)
+        found.setdefault((link.start, link.stop), []).append(link)
     return found
 
 
-def _overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
-    return one[0] < other[1] and other[0] < one[1]
+def _strongest(links: Sequence[Link]) -> list[Link]:
+    most = max(link.strength for link in links)
+    return [link for link in links if link.strength == most]
 
 
 def _is_number(words: Sequence[str]) -> bool:
     return all(word.replace(".", "", 1).isdigit() for word in words)
-
-
-def _covers(span: tuple[int, int], start: int, stop: int) -> bool:
-    return span != (start, stop) and span[0] <= start and stop <= span[1]
 
 
 def _of_names(links: Sequence[Link], near: Sequence[Link], schema: Schema) -> Want:
