@@ -12,6 +12,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -130,6 +131,34 @@ def test_a_crash_while_a_checkpoint_is_written_leaves_the_one_before_it(
     fit(spec, out=tmp_path / "run", quiet=True)
     assert_same_run(uninterrupted, tmp_path / "run")
     assert all(path.name.startswith("step-") for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("resume", [True, False])
+@pytest.mark.parametrize("place", ["best/step-0000008", "bundle"])
+def test_a_bundle_half_written_by_a_killed_process_is_removed(
+    place: str, resume: bool, spec: dict[str, Any], uninterrupted: Path, tmp_path: Path
+) -> None:
+    from sltcore.bundle import bundle
+
+    run = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        rename = os.rename
+
+        def crashing(source: Any, target: Any) -> None:
+            if Path(target) == run / place:
+                raise Crash
+            rename(source, target)
+
+        patch.setattr(os, "rename", crashing)
+        left = SimpleNamespace(rmtree=lambda *args, **options: None)  # a killed process has no time to tidy
+        patch.setattr(bundle, "shutil", left)
+        with pytest.raises(Crash):
+            fit(spec, out=run, quiet=True)
+    name = Path(place).name
+    assert [path.name.startswith(f".{name}.") for path in (run / place).parent.glob(f".{name}*")] == [True]
+    fit(spec, out=run, quiet=True, resume=resume)
+    assert {path.name for path in run.iterdir()} == {path.name for path in uninterrupted.iterdir()}
+    assert_same_run(uninterrupted, run)
 
 
 def test_a_damaged_checkpoint_is_named_and_an_older_one_taken(

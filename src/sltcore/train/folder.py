@@ -14,7 +14,7 @@ from sltcore.errors import TrainError
 from sltcore.spec import path_text
 from sltcore.spec.document import dump_document
 from sltcore.spec.filled import diff
-from sltcore.train.checkpoint import FOLDER, write_json
+from sltcore.train.checkpoint import FOLDER, STEP, write_json
 from sltcore.train.history import METRICS, TENSORBOARD
 from sltcore.train.result import Trained
 
@@ -64,8 +64,16 @@ def clear(folder: Path) -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
+        remove_half_written(folder)
     except OSError as error:
         raise TrainError(f"{folder} cannot be emptied: {error.strerror or error}; choose another --out") from None
+
+
+def remove_half_written(folder: Path) -> None:
+    """Remove bundles that a process was writing when it was killed; the caller works in the folder alone."""
+    patterns = (f"{BEST}/.{STEP}*", f".{BUNDLE}.*", f".{LAST}.*")
+    for left in [path for pattern in patterns for path in folder.glob(pattern)]:
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -105,7 +113,11 @@ def _shown(value: Any) -> str:
 
 
 def write_begun(folder: Path, filled: Mapping[str, Any]) -> None:
-    """Say that a run is under way here, with this spec. **Raises** `TrainError` when it cannot be written."""
+    """Say that a run is under way here, with this spec, and remove what a killed one left half written.
+
+    **Raises** `TrainError` when it cannot be written.
+    """
+    remove_half_written(folder)
     try:
         (folder / RESULT).unlink(missing_ok=True)
         (folder / SPEC).write_text(dump_document(dict(filled)), encoding="utf-8")
