@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+from hostile_more import more
 from hostile_places import odd, places
 
 SCHEMA = """
@@ -322,4 +323,5 @@ def tricks() -> Iterator[str]:
 
 def statements(outside: Path) -> list[str]:
     """All of them, none twice."""
-    return list(dict.fromkeys([*writes(outside), *reaches(outside), *places(outside), *bombs(), *tricks(), *odd()]))
+    groups = writes(outside), reaches(outside), places(outside), bombs(), tricks(), odd(), more(outside)
+    return list(dict.fromkeys(sql for group in groups for sql in group))

@@ -9,13 +9,16 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from threading import Timer
 
 import pytest
 from hostile_sql import build
 from test_sandbox_hostile import hashes
 
+from slt_sql_rerank.databases import Sandboxes, schema_of
+from slt_sql_rerank.metrics import make_instances
 from slt_sql_rerank.sandbox import Limits, Sandbox
-from slt_sql_rerank.schema import connected, from_sqlite
+from slt_sql_rerank.schema import from_sqlite
 from sltcore.errors import DataError
 
 CREATED = """
@@ -195,22 +198,169 @@ def test_many_databases_share_the_memory_of_one_process(tmp_path: Path) -> None:
         assert sandbox.restarts == 0
 
 
-def test_reading_a_schema_stops_in_time_and_calls_nothing(tmp_path: Path) -> None:
-    """What a stranger's file does when its tables are listed and its cells are read, outside of the sandbox."""
+def test_reading_a_schema_gives_views_that_cannot_be_used_no_columns(tmp_path: Path) -> None:
     path = make(tmp_path / "h.sqlite", CREATED)
     before = hashes(tmp_path)
     columns = {entry.name: [column.name for column in entry.columns] for entry in from_sqlite(path).tables}
     assert columns["t"] == ["a", "b"]
     assert columns["loads"] == columns["lost"] == []
-    opened = connected(path, 0.2)
-    begin = time.monotonic()
-    with closing(opened), pytest.raises(sqlite3.OperationalError, match="interrupted"):
-        opened.execute(
-            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
-        ).fetchall()
-    assert time.monotonic() - begin < 5
-    with closing(connected(path)) as opened:
-        for statement in ("SELECT * FROM loads", "SELECT * FROM peeks", "DELETE FROM t", "ATTACH 'x.sqlite' AS x"):
-            with pytest.raises(sqlite3.Error):
-                opened.execute(statement).fetchall()
+    assert columns["writes"] == ["a"]
     assert hashes(tmp_path) == before
+
+
+def unfolding(path: Path) -> Path:
+    """A file whose last view has a million times a million tables behind it."""
+    views = "".join(f"CREATE VIEW v{i + 1} AS SELECT l.a FROM v{i} l, v{i} r;" for i in range(40))
+    return make(path, f"CREATE TABLE v0 (a); INSERT INTO v0 VALUES (1);{views} CREATE TABLE late (b);")
+
+
+def test_reading_a_schema_outlives_views_that_unfold_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite asks no progress handler while it compiles, so that only another process can be stopped."""
+    monkeypatch.setattr("slt_sql_rerank.sandbox.sandbox.TABLE_SECONDS", 0.5)
+    columns = {entry.name: len(entry.columns) for entry in from_sqlite(unfolding(tmp_path / "u.sqlite")).tables}
+    assert len(columns) == 42
+    assert columns["v0"] == columns["v3"] == columns["late"] == 1
+    assert columns["v40"] == 0
+
+
+def test_reading_a_schema_ends_in_time_or_tells_where(tmp_path: Path) -> None:
+    with Sandbox(unfolding(tmp_path / "u.sqlite"), spare=False) as sandbox:
+        begin = time.monotonic()
+        with pytest.raises(
+            DataError, match=r"u\.sqlite cannot be read as a SQLite database in time: it stopped at 'v?\w+'"
+        ):
+            sandbox.tables(seconds=0.5)
+        assert time.monotonic() - begin < 10
+        assert sandbox.execute("SELECT a FROM v0").rows == ((1,),)
+
+
+MAKING = """
+CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT, b TEXT DEFAULT (lower(hex(randomblob(4)))));
+INSERT INTO t (a) VALUES ('x'), ('y'), (printf('%.*c', 50000, 'z'));
+"""
+
+
+@pytest.mark.parametrize(
+    ("declared", "said"),
+    [
+        ("CREATE TABLE w (a, b DEFAULT (sqlite_source_id()));", None),
+        ("CREATE VIRTUAL TABLE w USING fts5(a);", None),
+        ("CREATE TABLE w (a, CHECK (sqlite_source_id() > a));", "not authorized to use function: sqlite_source_id"),
+        (
+            "CREATE VIRTUAL TABLE w USING fts5(a); PRAGMA writable_schema = ON;"
+            "UPDATE sqlite_master SET sql = 'CREATE/**/VIRTUAL TABLE w USING fts5(a)' WHERE name = 'w';",
+            "table 'w' of database 'm' cannot be made again: not authorized",
+        ),
+    ],
+)
+def test_making_instances_calls_no_more_than_a_candidate_may(tmp_path: Path, declared: str, said: str | None) -> None:
+    path = make(tmp_path / "m.sqlite", MAKING + declared)
+    before = path.read_bytes()
+    begin = time.monotonic()
+    if said is None:
+        for file in make_instances(path, tmp_path / "made", count=3):
+            with closing(sqlite3.connect(file)) as opened:
+                assert max(opened.execute("SELECT max(length(a)) FROM t").fetchone()[0] or 0, 1) < 20_000
+    else:
+        with pytest.raises(DataError, match=said):
+            make_instances(path, tmp_path / "made", count=3)
+    assert time.monotonic() - begin < 30
+    assert path.read_bytes() == before
+
+
+def test_making_instances_ends_in_time_where_a_check_never_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slt_sql_rerank.filling.SECONDS", 1.0)
+    slow = "instr(printf('%.*c', 99000, 'x') || a, printf('%.*c', 49000, 'x') || 'y')"
+    path = make(tmp_path / "m.sqlite", f"CREATE TABLE w (a TEXT, CHECK ({' + '.join([slow] * 150)} = 0));")
+    with pytest.raises(DataError, match=r"database 'm' cannot be made again: it was not done in 3 s"):
+        make_instances(path, tmp_path / "made", count=1)
+
+
+def test_making_instances_ends_in_time_where_a_column_never_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slt_sql_rerank.metrics.instances.READ_SECONDS", 0.5)
+    slow = "instr(printf('%.*c', 3000000, a), printf('%.*c', 1500000, a) || 'y')"  # one call
+    path = make(tmp_path / "m.sqlite", "CREATE TABLE t (a); INSERT INTO t VALUES ('x');")
+    with closing(sqlite3.connect(path)) as made:
+        made.execute(f"ALTER TABLE t ADD COLUMN b GENERATED ALWAYS AS ({slow}) VIRTUAL")
+    with pytest.raises(DataError, match=r"column t\.b cannot be read: it did not end within 0\.5 s"):
+        make_instances(path, tmp_path / "made", count=1)
+
+
+def test_a_result_of_a_file_that_was_written_meanwhile_is_not_given(tmp_path: Path) -> None:
+    path = make(tmp_path / "t.sqlite", "CREATE TABLE t (a); INSERT INTO t VALUES (1);")
+    slow = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c LIMIT 6000000) SELECT count(*), (SELECT a FROM t) FROM c"
+    with Sandbox(path) as sandbox:
+        writer = Timer(0.1, lambda: make(path, "UPDATE t SET a = 2"))
+        writer.start()
+        result = sandbox.execute(slow, 60)
+        writer.join()
+        assert (result.code, result.reason) == ("error", "the file was written while this ran; ask again")
+        assert sandbox.execute("SELECT a FROM t").rows == ((2,),)
+
+
+def test_a_file_written_under_its_old_size_and_time_is_opened_anew(tmp_path: Path) -> None:
+    path = make(tmp_path / "t.sqlite", "CREATE TABLE t (a); INSERT INTO t VALUES (1);")
+    was = path.stat()
+    with Sandbox(path) as sandbox:
+        assert sandbox.execute("SELECT a FROM t").rows == ((1,),)
+        assert [column.name for column in schema_of(path).columns] == ["a"]
+        make(path, "UPDATE t SET a = 2; ALTER TABLE t RENAME COLUMN a TO b")
+        os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
+        assert path.stat().st_size == was.st_size
+        assert sandbox.execute("SELECT b FROM t").rows == ((2,),)
+        assert [column.name for column in schema_of(path).columns] == ["b"]
+
+
+def test_what_is_no_plain_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.sqlite")
+    (tmp_path / "folder.sqlite").mkdir()
+    (tmp_path / "loop.sqlite").symlink_to(tmp_path / "loop.sqlite")
+    (tmp_path / "device.sqlite").symlink_to("/dev/zero")
+    for name in ("pipe", "folder", "loop", "device", "file:x?mode=rwc&x="):
+        for reading in (Sandbox, from_sqlite, schema_of, Sandboxes().of):
+            with pytest.raises(DataError, match=r"is no file; "):
+                reading(tmp_path / f"{name}.sqlite")  # type: ignore[operator]
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_an_empty_file_has_no_tables_and_stays_empty(tmp_path: Path) -> None:
+    path = tmp_path / "empty.sqlite"
+    path.touch()
+    assert from_sqlite(path).tables == ()
+    with Sandbox(path) as sandbox:
+        assert sandbox.execute("SELECT 1").rows == ((1,),)
+        assert not sandbox.execute("CREATE TABLE t (a)").ok
+    assert path.read_bytes() == b""
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_name_that_looks_like_a_uri_is_only_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "file:t.sqlite?mode=rwc&vfs=unix-none#x%20%41"
+    make(tmp_path / "plain.sqlite", "CREATE TABLE t (a); INSERT INTO t VALUES (3);").rename(tmp_path / name)
+    before = hashes(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with Sandbox(name) as sandbox:
+        assert sandbox.execute("SELECT a FROM t").rows == ((3,),)
+        assert not sandbox.execute("DELETE FROM t").ok
+        monkeypatch.chdir("/")  # a relative name stays the file that it was
+        assert sandbox.execute("SELECT a FROM t").rows == ((3,),)
+    assert hashes(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite:///{}/new.sqlite", "sqlite+pysqlite:///{}/new.sqlite", "file://{}/x", "mysql://a/b"]
+)
+def test_a_url_of_another_kind_is_refused_and_makes_no_file(tmp_path: Path, url: str) -> None:
+    pytest.importorskip("sqlalchemy")
+    for reading in (schema_of, Sandboxes().of):
+        with pytest.raises(DataError, match=r"is of kind '.*'; a sandbox reads SQLite files"):
+            reading(url.format(tmp_path))
+    with pytest.raises(DataError, match=r"a URL that begins '://' cannot be read; expected postgresql"):
+        schema_of("://user:secret@")
+    assert list(tmp_path.iterdir()) == []

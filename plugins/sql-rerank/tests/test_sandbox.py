@@ -109,6 +109,7 @@ class TestVerdicts:
             ("PRAGMA user_version = 3", "write", "PRAGMA user_version 3 is refused: the sandbox only reads"),
             ("ATTACH 'x' AS y", "write", "ATTACH x is refused: the sandbox only reads"),
             ("BEGIN", "write", "a transaction BEGIN is refused: the sandbox only reads"),
+            ("VACUUM INTO (SELECT name FROM singer)", "refused", "the statement is no query; expected one SELECT"),
             ("VACUUM", "refused", "the statement is no query; expected one SELECT"),
             ("QUERY PLAN SELECT 1", "refused", "the statement is no query; expected one SELECT"),
             ("SELECT 1; SELECT 2", "refused", "there are several statements; expected one SELECT"),
@@ -117,7 +118,8 @@ class TestVerdicts:
             ("SELECT count(*) FROM sqlite_master", "refused", "table 'sqlite_master' is not one of the database's own"),
             ("SELECT nosuch FROM singer", "error", "no such column: nosuch"),
             ("SELECT * FROM nosuch", "error", "no such table: nosuch"),
-            ("SELECT ?", "limit", "too many SQL variables"),
+            ("SELECT ?", "error", "the statement has parameters, for which there are no values"),
+            ("SELECT ?9", "error", "variable number must be between ?1 and ?8"),
             ("", "text", "the text is empty"),
             (" ; ", "text", "the text is empty"),
             ("SELECT 1\0", "text", "character 8 is NUL"),
@@ -158,6 +160,11 @@ class TestCaps:
         [
             (Limits(rows=10), "SELECT id FROM singer", "the result has more than 10 rows of 1 columns"),
             (Limits(cells=20), "SELECT id, name FROM singer", "the result has more than 10 rows of 2 columns"),
+            (
+                Limits(result_bytes=999),
+                "SELECT replace(printf('%.*c', 600, 'x'), 'x', 'é')",
+                "the result has more than 999 bytes",
+            ),
             (Limits(result_bytes=999), "SELECT note FROM singer", "the result has more than 999 bytes"),
             (
                 Limits(value_bytes=100, sql_bytes=90),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sqlite3
 import time
 from pathlib import Path
 from threading import Event, Thread
 
 import pytest
+from hostile_more import by_other_names
 from hostile_places import places
 from hostile_sql import build, reaches, statements, writes
 
@@ -99,7 +101,8 @@ def test_each_write_and_each_reach_is_refused_before_it_runs(tmp_path: Path) -> 
     path = tmp_path / "hostile.sqlite"
     build(path)
     with Sandbox(path) as sandbox:
-        passed = [sql for sql in [*writes(tmp_path), *reaches(tmp_path), *places(tmp_path)] if sandbox.check(sql).ok]
+        forbidden = [*writes(tmp_path), *reaches(tmp_path), *places(tmp_path), *by_other_names(tmp_path)]
+        passed = [sql for sql in forbidden if sandbox.check(sql).ok]
         assert passed == []
         assert sandbox.restarts == 0
 
@@ -112,5 +115,21 @@ def test_what_the_database_itself_computes_is_bounded_too(tmp_path: Path) -> Non
         assert sandbox.execute("SELECT twice FROM singer WHERE id = 21").rows == ((42,),)
         assert not sandbox.execute("SELECT length(b) FROM swollen", 0.1).ok
         assert sandbox.execute("SELECT x FROM endless", 0.1).code in ("limit", "time")
-        if sandbox.execute("SELECT body FROM words").rows:
-            assert sandbox.execute("SELECT body FROM words WHERE words MATCH 'tea'").code in ("ok", "refused")
+        assert sandbox.execute("SELECT body FROM words WHERE words MATCH 'tea'").reason in (
+            "function 'match' is not on the list of allowed ones",
+            "no such column: words",  # a SQLite without full-text tables
+        )
+
+
+def test_a_full_text_table_is_read_like_another(tmp_path: Path) -> None:
+    path = tmp_path / "hostile.sqlite"
+    build(path)
+    with sqlite3.connect(path) as made:
+        if not made.execute("SELECT 1 FROM sqlite_master WHERE sql LIKE 'CREATE VIRTUAL%'").fetchall():
+            pytest.skip("this SQLite has no fts5")
+    made.close()
+    with Sandbox(path) as sandbox:
+        assert sandbox.execute("SELECT body FROM words WHERE body LIKE '%time%'").rows == (("tea and time",),)
+        assert sandbox.check("SELECT body FROM words").reads == (("words", "body"),)
+        assert sandbox.check("PRAGMA data_version").reason == "PRAGMA data_version is refused: the sandbox only reads"
+        assert not sandbox.check("SELECT * FROM pragma_data_version").ok

@@ -70,6 +70,22 @@ def test_choices_are_sorted_by_their_log_probabilities(stub: Stub, monkeypatch: 
     assert [one.score for one in decoder(stub).decode(Text(["How many?"]), {})[0]] == [0.0, -1.0]
 
 
+@pytest.mark.parametrize("strange", ["NaN", "-Infinity", "1e999"])
+def test_log_probabilities_that_are_no_numbers_count_as_not_told(
+    stub: Stub, strange: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLT_TEST_KEY", "secret")
+    stub.answer = reply(("SELECT 1", [-1.0]), ("SELECT 2", [-7.25])).replace(b"-7.25", strange.encode())
+    found = decoder(stub).decode(Text(["How many?"]), {})[0]
+    assert [(one.text, one.score) for one in found] == [("SELECT 1", 0.0), ("SELECT 2", -1.0)]
+
+
+def test_a_choice_that_the_service_kept_back_is_left_out(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLT_TEST_KEY", "secret")
+    stub.answer = reply(("SELECT 1", [-1.0]), ("away", [-2.0])).replace(b'"away"', b"null")
+    assert [one.text for one in decoder(stub).decode(Text(["How many?"]), {})[0]] == ["SELECT 1"]
+
+
 @pytest.mark.parametrize(
     ("status", "answer", "problem"),
     [
@@ -78,6 +94,18 @@ def test_choices_are_sorted_by_their_log_probabilities(stub: Stub, monkeypatch: 
         (200, b"<html>", "gave no list of choices"),
         (200, b'{"choices": [{"message": null}]}', "gave no list of choices"),
         (200, b'{"choices": []}', "gave no choice"),
+        (200, b'{"choices": [{"message": {"content": null}}]}', "gave no choice"),
+        (200, b'{"choices": [{"message": {"content": 5}}]}', "gave no list of choices"),
+        (200, b'{"choices": [{"message": {"content": "x"}, "logprobs": [1]}]}', "gave no list of choices"),
+        (
+            200,
+            b'{"choices": [{"message": {"content": "x"}, "logprobs": {"content": [{"logprob": 1'
+            + b"0" * 400
+            + b"}]}}]}",
+            "gave",
+        ),
+        (200, b"\xff{", "gave no list of choices"),
+        (200, b"[" * 100_000, "gave no list of choices"),
     ],
 )
 def test_a_bad_answer_is_told_in_a_line(
@@ -135,6 +163,9 @@ def test_a_service_that_hangs_is_left_in_time(first: bytes, piece: bytes) -> Non
             ):
                 SqlEndpoint(service, allow_network=True).decode(Text(["How many?"]), {})
             assert time.monotonic() - begin < 5
+            while any(one.name == "sql-endpoint" for one in threading.enumerate()):
+                time.sleep(0.02)
+                assert time.monotonic() - begin < 10  # its thread ends, though the service goes on
         finally:
             stop.set()
             thread.join()

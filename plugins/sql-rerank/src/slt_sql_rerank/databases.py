@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+from slt_sql_rerank.files import stamp
 from slt_sql_rerank.sandbox.limits import Limits
+from slt_sql_rerank.sandbox.locks import ForkedLock
 from slt_sql_rerank.sandbox.outcome import Result, Verdict
 from slt_sql_rerank.schema import Schema, from_spider, from_sqlite
 from sltcore.context import per_utterance
@@ -59,7 +61,7 @@ def schema_of(database: Any) -> Schema | None:
     path = Path(text)
     if not path.is_file():
         raise DataError(f"{path} is no file; context 'database' expects a SQLite file, a URL, or FILE.json#NAME")
-    return _of_file(path, path.stat().st_mtime_ns)
+    return _of_file(path, stamp(path))
 
 
 def has_rows(database: Any) -> bool:
@@ -81,15 +83,15 @@ def _text(database: Any) -> str:
 
 
 @lru_cache(maxsize=512)
-def _of_file(path: Path, changed: int) -> Schema:
+def _of_file(path: Path, changed: tuple[int, ...]) -> Schema:
     return from_sqlite(path)
 
 
 @lru_cache(maxsize=16)
 def _of_server(url: str) -> Schema:
-    import sqlalchemy
+    from slt_sql_rerank.sandbox.server import engine_of
 
-    engine = sqlalchemy.create_engine(url)
+    engine = engine_of(url)
     try:
         return from_engine_of(engine, url)
     finally:
@@ -129,13 +131,15 @@ def _entries(path: Path, changed: int) -> Mapping[str, Schema]:
 class Sandboxes:
     """Sandboxes by database, the last few kept warm.
 
-    A context manager; its processes also end with the program.
+    A context manager; its processes also end with the program. Works from any thread; a copy, or what another process
+    unpickles, starts with none open.
     """
 
     def __init__(self, limits: Limits | None = None, *, most_open: int = MOST_OPEN) -> None:
         self.limits = limits or Limits()
         self.most_open = most_open
         self._open: OrderedDict[str, Runs] = OrderedDict()
+        self._lock = ForkedLock()
 
     def of(self, database: Any) -> Runs:
         """The sandbox of a context value. **Raises** `ContextError` where there is nothing to run on, `DataError` where it
@@ -144,13 +148,18 @@ class Sandboxes:
             what = "no database" if database is None else "a schema without rows"
             raise ContextError(f"context 'database' names {what}; candidates run on a SQLite file or a SQLAlchemy URL")
         text = _text(database)
-        key = text if is_url(text) else f"{text}@{Path(text).stat().st_mtime_ns if Path(text).is_file() else 0}"
-        if key not in self._open:
-            self._open[key] = self._opened(text)
+        key = text if is_url(text) else str(Path(text).absolute())
+        old = []
+        with self._lock:
+            found = self._open.get(key)
+            if found is None:
+                found = self._open[key] = self._opened(text)
+            self._open.move_to_end(key)
             while len(self._open) > self.most_open:
-                self._open.popitem(last=False)[1].close()
-        self._open.move_to_end(key)
-        return self._open[key]
+                old.append(self._open.popitem(last=False)[1])
+        for sandbox in old:  # each waits for its last statement
+            sandbox.close()
+        return found
 
     def _opened(self, text: str) -> Runs:
         if is_url(text):
@@ -163,8 +172,14 @@ class Sandboxes:
 
     def close(self) -> None:
         """End them all; they start again where they are asked for again."""
-        while self._open:
-            self._open.popitem()[1].close()
+        with self._lock:
+            old = [*self._open.values()]
+            self._open.clear()
+        for sandbox in old:
+            sandbox.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), most_open=self.most_open), (self.limits,)
 
     def __enter__(self) -> Self:
         return self

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import sqlite3
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from slt_sql_rerank.sandbox.outcome import Declared
+from slt_sql_rerank.sandbox.sandbox import Sandbox
 from sltcore.errors import DataError, did_you_mean
 
 FAMILIES = (
@@ -19,10 +18,6 @@ FAMILIES = (
     ("number", re.compile(r"int|real|floa|doub|num|dec|serial|money|bit", re.IGNORECASE)),
     ("text", re.compile(r"char|clob|text|string|enum|uuid", re.IGNORECASE)),
 )
-
-READING_SECONDS = 30.0
-JOURNAL = bytes.fromhex("d9d505f920a163d7")
-"""The first bytes of a rollback journal that SQLite would play back."""
 
 
 class Column(NamedTuple):
@@ -166,94 +161,35 @@ def table(
     return Table(name, tuple(Column(name, c, kind, family(kind), c.lower() in keys) for c, kind in columns), is_view)
 
 
-def read_only(path: str | Path) -> str:
-    """The URI that opens a SQLite file immutable and read-only.
-
-    **Raises** `DataError` where there is no file, it is no SQLite database, or part of it still is in a write-ahead log or
-    a rollback journal, which an immutable connection would not see.
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise DataError(f"{file} is no file; expected a SQLite database")
-    with file.open("rb") as opened:
-        head = opened.read(16)
-    if head not in (b"SQLite format 3\x00", b""):
-        raise DataError(f"{file} is no SQLite database: it begins with {head!r}")
-    log = file.with_name(file.name + "-wal")
-    if log.exists() and log.stat().st_size:
-        raise DataError(
-            f"{file} has {log.stat().st_size} bytes in its write-ahead log, which a read-only copy misses; close the "
-            f"program that writes it, or run 'PRAGMA wal_checkpoint(TRUNCATE)'"
-        )
-    journal = file.with_name(file.name + "-journal")
-    if journal.is_file():
-        with journal.open("rb") as opened:
-            if opened.read(len(JOURNAL)) == JOURNAL:
-                raise DataError(
-                    f"{file} has a rollback journal: a program is writing it, or ended while it wrote; open it once with "
-                    f"a program that may write, which rolls it back"
-                )
-    return f"{file.resolve().as_uri()}?mode=ro&immutable=1"
-
-
-def connected(path: str | Path, seconds: float = READING_SECONDS) -> sqlite3.Connection:
-    """A connection for reading schema and cells of a file that may be a stranger's: immutable and read-only, with what its own
-    views and defaults may call cut down, cells checked, and interrupted after a time.
-
-    Candidates never run here, but in the sandbox. **Raises** `DataError` as `read_only`.
-    """
-    connection = sqlite3.connect(read_only(path), uri=True)
-    for pragma in ("query_only=ON", "trusted_schema=OFF", "cell_size_check=ON", "mmap_size=0", "temp_store=MEMORY"):
-        with suppress(sqlite3.DatabaseError):  # of a damaged file, which the first real statement tells
-            connection.execute(f"PRAGMA {pragma}").fetchall()
-    end = time.monotonic() + seconds
-    connection.set_progress_handler(lambda: time.monotonic() > end, 10_000)
-    connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
-    connection.setlimit(sqlite3.SQLITE_LIMIT_EXPR_DEPTH, 200)
-    return connection
-
-
 def from_sqlite(path: str | Path, *, name: str | None = None) -> Schema:
-    """The schema of a SQLite file, read without changing it; keys that name missing tables are left out.
+    """The schema of a SQLite file, which may be a stranger's: it is read in the sandbox's process, and not changed.
 
-    **Raises** `DataError` where the file cannot be read.
+    A view that cannot be used, since something in it is gone, unsafe, or unfolds without end, has no columns; keys that name
+    missing tables are left out. **Raises** `DataError` where the file cannot be read, or not in time.
     """
-    connection = connected(path)
-    try:
-        listed = connection.execute(
-            "SELECT name, type FROM sqlite_master WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
-        ).fetchall()
-        tables = [_sqlite_table(connection, entry, kind == "view") for entry, kind in listed]
-        keys = [key for entry in tables for key in _sqlite_keys(connection, entry, tables)]
-    except sqlite3.Error as error:
-        raise DataError(f"{path} cannot be read as a SQLite database: {error}") from error
-    finally:
-        connection.close()
-    return Schema(name or Path(path).stem, tables, keys)
+    with Sandbox(path, spare=False) as sandbox:
+        return from_declared(sandbox.tables(), name or Path(path).stem)
 
 
-def _sqlite_table(connection: sqlite3.Connection, name: str, is_view: bool) -> Table:
-    """A view that cannot be used, since something in it is gone or unsafe, has no columns."""
-    rows = []
-    with suppress(sqlite3.Error) if is_view else nullcontext():
-        rows = connection.execute(
-            "SELECT name, type, pk FROM pragma_table_xinfo(?) WHERE hidden <> 1", (name,)
-        ).fetchall()
-    primary = [column for column, _, key in sorted(rows, key=lambda row: row[2]) if key]
-    return table(name, [(column, kind or "") for column, kind, _ in rows], primary=primary, is_view=is_view)
+def from_declared(declared: Sequence[Declared], name: str) -> Schema:
+    """The schema of tables as a sandbox tells them."""
+    tables = []
+    for entry in declared:
+        keyed = sorted((column for column in entry.columns if column.key), key=lambda column: column.key)
+        columns = [(column.name, column.type) for column in entry.columns]
+        primary = [column.name for column in keyed]
+        tables.append(table(entry.name, columns, primary=primary, is_view=entry.is_view))
+    return Schema(name, tables, [key for entry in declared for key in _sqlite_keys(entry, tables)])
 
 
-def _sqlite_keys(connection: sqlite3.Connection, entry: Table, tables: Sequence[Table]) -> Iterator[ForeignKey]:
-    rows = connection.execute(
-        'SELECT id, "table", "from", "to" FROM pragma_foreign_key_list(?) ORDER BY id DESC, seq', (entry.name,)
-    ).fetchall()
+def _sqlite_keys(entry: Declared, tables: Sequence[Table]) -> Iterator[ForeignKey]:
     known = {other.name.lower(): other for other in tables}
-    for number in dict.fromkeys(row[0] for row in rows):
-        mine = [row for row in rows if row[0] == number]
+    for number in dict.fromkeys(row[0] for row in entry.keys):
+        mine = [row for row in entry.keys if row[0] == number]
         other = known.get(mine[0][1].lower())
         if other is None:
             continue
-        there = tuple(row[3] for row in mine) if mine[0][3] is not None else other.primary_key
+        there = tuple(row[3] for row in mine if row[3] is not None) or other.primary_key
         names = {column.name.lower() for column in other.columns}
         if len(there) == len(mine) and all(column.lower() in names for column in there):
             yield ForeignKey(entry.name, tuple(row[2] for row in mine), other.name, there)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import socket
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from http.client import HTTPException
+from contextlib import suppress
+from http.client import HTTPConnection, HTTPException
 from typing import Any, NamedTuple
 
 from slt_sql_rerank import databases
@@ -84,7 +87,7 @@ class SqlEndpoint(Decoder):
         answer = self._post({**asked, "temperature": self.temperature, "logprobs": True})
         try:
             found = list(_choices(json.loads(answer)["choices"]))
-        except (ValueError, LookupError, TypeError, RecursionError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise DataError(f"sql-endpoint: {self.service.base_url} gave no list of choices ({error!r:.100})") from None
         if not found:
             raise DataError(f"sql-endpoint: {self.service.base_url} gave no choice")
@@ -121,10 +124,13 @@ def _within(seconds: float, request: urllib.request.Request) -> bytes:
     """The answer, at most a byte too long. **Raises** `TimeoutError` where it is not whole in time, however it trickles in."""
     end = time.monotonic() + seconds
     found: Future[bytes] = Future()
+    opened: list[HTTPConnection] = []
 
     def ask() -> None:
         try:
-            with urllib.request.build_opener(_Stay).open(request, timeout=seconds) as reply:
+            with urllib.request.build_opener(_Stay, _Plain(opened), _Secure(opened)).open(
+                request, timeout=seconds
+            ) as reply:
                 parts = bytearray()
                 while len(parts) <= MOST_BYTES and (part := reply.read1(MOST_BYTES + 1 - len(parts))):
                     parts += part
@@ -135,7 +141,35 @@ def _within(seconds: float, request: urllib.request.Request) -> bytes:
             found.set_exception(error)
 
     threading.Thread(target=ask, name="sql-endpoint", daemon=True).start()
-    return found.result(seconds)
+    try:
+        return found.result(seconds)
+    finally:
+        for connection in opened:  # so that the thread ends too, where headers still come byte by byte
+            with suppress(OSError, AttributeError):
+                connection.sock.shutdown(socket.SHUT_RDWR)
+
+
+class _Told(urllib.request.AbstractHTTPHandler):
+    """Tells which connections it opens."""
+
+    def __init__(self, opened: list[HTTPConnection]) -> None:
+        super().__init__()
+        self.opened = opened
+
+    def do_open(self, http_class: Any, req: Any, **options: Any) -> Any:
+        def made(*given: Any, **named: Any) -> HTTPConnection:
+            self.opened.append(http_class(*given, **named))
+            return self.opened[-1]
+
+        return super().do_open(made, req, **options)  # type: ignore[arg-type]
+
+
+class _Plain(_Told, urllib.request.HTTPHandler):
+    pass
+
+
+class _Secure(_Told, urllib.request.HTTPSHandler):
+    pass
 
 
 class _Stay(urllib.request.HTTPRedirectHandler):
@@ -145,8 +179,11 @@ class _Stay(urllib.request.HTTPRedirectHandler):
 
 def _choices(choices: Any) -> Iterator[tuple[str, float | None]]:
     for choice in choices:
-        text = choice["message"]["content"].strip()
+        if (text := choice["message"]["content"]) is None:
+            continue  # the service kept this one back
+        text = text.strip()
         if text.startswith("```"):
             text = text.strip("`").removeprefix("sqlite").removeprefix("sql").strip()
         tokens = (choice.get("logprobs") or {}).get("content")
-        yield text, sum(float(token["logprob"]) for token in tokens) if tokens else None
+        score = sum(float(token["logprob"]) for token in tokens) if tokens else math.nan
+        yield text, score if math.isfinite(score) else None

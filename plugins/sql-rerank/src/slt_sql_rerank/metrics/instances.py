@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import random
-import sqlite3
-import string
+import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +13,22 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
+from slt_sql_rerank.filling import Filling, fill
+from slt_sql_rerank.metrics.execution import WIDE
 from slt_sql_rerank.sandbox.limits import Limits
 from slt_sql_rerank.sandbox.precheck import refusal
-from slt_sql_rerank.schema import Column, Schema, Table, connected, from_sqlite
+from slt_sql_rerank.sandbox.sandbox import Sandbox
+from slt_sql_rerank.schema import Column, Schema, from_declared
 from sltcore.errors import DataError, SpecError
 
-Pool = Sequence[Any]
 MOST_VALUES = 2000
 """Of one column that are read from the source."""
-NULLS = 0.08
-STRANGERS = 0.05
-"""Share of foreign keys that refer to nothing."""
+LONGEST = 10_000
+"""Characters of such a value."""
+READ_SECONDS = 30.0
+HALF = re.compile("[\ud800-\udfff]")
+"""What stands for bytes that are no UTF-8, which no statement can write."""
+READING = replace(WIDE, value_bytes=64 << 20, sql_bytes=1 << 20)
 
 
 def make_instances(
@@ -36,7 +39,9 @@ def make_instances(
     A column's values are drawn, for each file anew, from a few of the source's own, of the literals that `queries` compare it
     with and their neighbours (one more, one less, a letter more), and of random ones of its type; foreign keys refer to rows
     that are there, but a few; columns that may be NULL sometimes are. A table has up to `rows` rows, and sometimes none.
-    Uniqueness and checks hold, as rows that break them are left out. Triggers and virtual tables are not made.
+    Uniqueness and checks hold, as rows that break them are left out, and so are rows of more than 100,000 bytes. Triggers and
+    virtual tables are not made. The source is read in a sandbox; its checks and defaults run on the made rows in a process
+    that ends after a minute and two seconds for each file, and call only what candidates may, and random().
 
     **Source**: after the fuzzing of Zhong, Yu & Klein, EMNLP 2020, arXiv:2010.02840, section 3. These files are not
     distilled: `distilled` chooses among them.
@@ -44,35 +49,32 @@ def make_instances(
     """
     if count < 1 or rows < 1:
         raise SpecError(f"{count} instances of up to {rows} rows were asked for; expected at least 1 and 1")
-    schema = from_sqlite(source)
-    with closing(connected(source)) as opened:
-        opened.text_factory = lambda raw: raw.decode(errors="surrogateescape")
-        made = opened.execute(
-            "SELECT name, sql FROM sqlite_master WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' "
-            "AND sql NOT LIKE 'CREATE VIRTUAL%' ORDER BY type, rowid"
-        ).fetchall()
+    with Sandbox(source, READING, spare=False) as opened:
+        declared = opened.tables()
+        schema = from_declared(declared, Path(source).stem)
+        made = [
+            (entry.name, entry.sql)
+            for entry in sorted(declared, key=lambda entry: entry.is_view)
+            if not entry.sql.upper().startswith("CREATE VIRTUAL")
+        ]
         pools = {(c.table.lower(), c.name.lower()): _values(opened, schema, c) for c in schema.columns}
     _add_literals(pools, queries)
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
-    found = []
-    for number in range(count):
-        file = place / f"{Path(source).stem}-fuzzed-{number:03d}.sqlite"
-        file.unlink(missing_ok=True)
-        _write(file, schema, made, pools, rows, random.Random(f"{seed} {schema.name} {number}"))
-        found.append(file)
-    return tuple(found)
+    files = [place / f"{Path(source).stem}-fuzzed-{number:03d}.sqlite" for number in range(count)]
+    fill(Filling(tuple(map(str, files)), schema, tuple(made), pools, rows, seed))
+    return tuple(files)
 
 
-def _values(opened: sqlite3.Connection, schema: Schema, column: Column) -> list[Any]:
+def _values(opened: Sandbox, schema: Schema, column: Column) -> list[Any]:
     if schema.table(column.table).is_view:
         return []
     table, name = (f'"{word.replace(chr(34), chr(34) * 2)}"' for word in (column.table, column.name))
-    try:
-        rows = opened.execute(f"SELECT DISTINCT {name} FROM {table} WHERE {name} IS NOT NULL LIMIT {MOST_VALUES}")
-        return [row[0] for row in rows]
-    except sqlite3.Error as error:
-        raise DataError(f"column {column.table}.{column.name} cannot be read: {error}") from error
+    where = f"{name} IS NOT NULL AND length({name}) <= {LONGEST}"
+    result = opened.execute(f"SELECT DISTINCT {name} FROM {table} WHERE {where} LIMIT {MOST_VALUES}", READ_SECONDS)
+    if not result.ok:
+        raise DataError(f"column {column.table}.{column.name} cannot be read: {result.reason}")
+    return [row[0] for row in result.rows if not (isinstance(row[0], str) and HALF.search(row[0]))]
 
 
 def _add_literals(pools: Mapping[tuple[str, str], list[Any]], queries: Iterable[str]) -> None:
@@ -117,120 +119,3 @@ def _neighbours(text: str, is_string: bool) -> list[Any]:
     number = float(text)
     whole = int(number) if number.is_integer() and abs(number) < 2**53 else number
     return [whole, whole, whole + 1, whole - 1]
-
-
-def _write(
-    file: Path,
-    schema: Schema,
-    made: Sequence[tuple[str, str]],
-    pools: Mapping[tuple[str, str], Pool],
-    rows: int,
-    draw: Any,
-) -> None:
-    kept: dict[tuple[str, str], list[Any]] = {}
-    with closing(sqlite3.connect(file)) as written:
-        written.execute("PRAGMA synchronous = OFF")
-        for name, sql in made:
-            try:
-                written.execute(sql)
-            except sqlite3.Error as error:
-                raise DataError(f"table '{name}' of database '{schema.name}' cannot be made again: {error}") from error
-        for table in _parents_first(schema):
-            if table.is_view or not any(name == table.name for name, _ in made):
-                continue
-            size = 0 if draw.random() < 0.03 else draw.randint(1, rows)
-            info = written.execute(
-                'SELECT name, "notnull", hidden FROM pragma_table_xinfo(?)', (table.name,)
-            ).fetchall()
-            writable = [(name, bool(notnull)) for name, notnull, hidden in info if not hidden]
-            columns = [_column(schema, table, name, notnull, pools, kept, size, draw) for name, notnull in writable]
-            names = ", ".join('"' + name.replace('"', '""') + '"' for name, _ in writable)
-            marks = ", ".join("?" * len(writable))
-            title = table.name.replace('"', '""')
-            for row in zip(*columns, strict=True):
-                with suppress(sqlite3.IntegrityError):  # text in an INTEGER PRIMARY KEY
-                    written.execute(f'INSERT OR IGNORE INTO "{title}" ({names}) VALUES ({marks})', row)
-            for name, _ in writable:
-                quoted = name.replace('"', '""')
-                kept[table.name.lower(), name.lower()] = [
-                    row[0] for row in written.execute(f'SELECT "{quoted}" FROM "{title}" WHERE "{quoted}" IS NOT NULL')
-                ]
-        written.commit()
-
-
-def _parents_first(schema: Schema) -> list[Table]:
-    """Tables after those that their keys refer to, where keys do not go in circles."""
-    left, done = list(schema.tables), []
-    while left:
-        waiting = {table.name.lower() for table in left}
-        free = [
-            table
-            for table in left
-            if not any(
-                key.other_table.lower() in waiting - {table.name.lower()}
-                for key in schema.foreign_keys
-                if key.table.lower() == table.name.lower()
-            )
-        ] or left[:1]
-        done += free
-        left = [table for table in left if table not in free]
-    return done
-
-
-def _column(
-    schema: Schema,
-    table: Table,
-    name: str,
-    notnull: bool,
-    pools: Mapping[tuple[str, str], Pool],
-    kept: Mapping[tuple[str, str], list[Any]],
-    size: int,
-    draw: Any,
-) -> list[Any]:
-    """`size` values of one column."""
-    column = schema.column(table.name, name)
-    place = (table.name.lower(), name.lower())
-    parents = [
-        kept.get((key.other_table.lower(), there.lower()), [])
-        for key in schema.foreign_keys
-        if key.table.lower() == place[0]
-        for here, there in zip(key.columns, key.other_columns, strict=True)
-        if here.lower() == place[1]
-    ]
-    alone = column.primary and len(table.primary_key) == 1
-    pool = [*pools[place], *(_random(column, pools[place], draw) for _ in range(5))]
-    if alone and not parents:
-        unique = list(dict.fromkeys([*pool, *(_random(column, pools[place], draw) for _ in range(2 * size))]))
-        return [draw.choice(unique) for _ in range(size)] if len(unique) < size else draw.sample(unique, size)
-    few = draw.sample(pool, min(len(pool), draw.choice([2, 4, 8, 16, 64])))
-    found = []
-    for _ in range(size):
-        owner = next((values for values in parents if values), None)
-        if owner is not None and draw.random() > STRANGERS:
-            found.append(draw.choice(owner))
-        elif not (notnull or column.primary) and draw.random() < NULLS:
-            found.append(None)
-        else:
-            found.append(draw.choice(few))
-    return found
-
-
-def _random(column: Column, pool: Pool, draw: Any) -> Any:
-    """A value like those of the column; of its declared type where it has none."""
-    like = draw.choice(pool) if pool else None
-    if isinstance(like, float):
-        return round(like * draw.uniform(0.5, 1.5), draw.choice([0, 1, 2]))
-    if isinstance(like, int):
-        return like + draw.choice([-7, -1, 1, 2, 10]) if draw.random() < 0.7 else draw.randint(0, 100)
-    if isinstance(like, str) and like:
-        place = draw.randrange(len(like))
-        return (
-            like[:place]
-            + draw.choice(string.digits if like[place].isdigit() else string.ascii_letters)
-            + like[place + 1 :]
-        )
-    if column.family in ("number", "boolean"):
-        return draw.randint(0, 1 if column.family == "boolean" else 100)
-    if column.family == "time":
-        return f"{draw.randint(1950, 2030)}-{draw.randint(1, 12):02d}-{draw.randint(1, 28):02d}"
-    return "".join(draw.choice(string.ascii_lowercase) for _ in range(draw.randint(1, 8)))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
+import select
+import signal
 import sqlite3
 import struct
 import sys
@@ -43,10 +46,17 @@ WRITES = {
     32: "a savepoint",
 }
 READ, SELECT, FUNCTION, RECURSIVE = 20, 21, 31, 33
+QUERY = re.compile(
+    r"(?>[\s\ufeff]|--[^\n]*+(?:\n|\Z)|(?>/\*.*?\*/))*+(?:select|with|values)\b", re.IGNORECASE | re.DOTALL
+)  # what a query begins with, behind comments; VACUUM INTO (SELECT ...) compiles like one
+VERSION = 19, "data_version", None  # a number that full-text tables ask for when they are read
 REASON_CHARACTERS = 300  # a reason quotes the statement
 START_SECONDS = 20.0
 HOLD_SECONDS = 0.005  # answers to quick statements go out together
+PARENT_SECONDS = 2.0  # between looks whether the parent still lives
+LEFT_SECONDS = 1.0  # after a deadline, to somebody who would kill
 EXPLAINED_COLUMNS = 8  # of EXPLAIN; EXPLAIN QUERY PLAN has 4
+WORK = {"check": "check", "run": "execute", "list": "tables", "describe": "describe"}
 
 
 class Guard:
@@ -87,6 +97,8 @@ class Guard:
             if name not in self.functions:
                 return self.refuse("refused", f"function '{name}' is not on the list of allowed ones")
             self.called[name] = None
+            return sqlite3.SQLITE_OK
+        if (action, first, second) == VERSION and self.selects:
             return sqlite3.SQLITE_OK
         if first in ("sqlite_master", "sqlite_temp_master") and self.selects:
             return self.refuse("refused", "a table-valued function is not on the list of allowed ones")
@@ -141,7 +153,7 @@ class Database:
             (sqlite3.SQLITE_LIMIT_FUNCTION_ARG, 32),
             (sqlite3.SQLITE_LIMIT_ATTACHED, 0),
             (sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 200),
-            (sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 0),
+            (sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 8),  # full-text tables ask themselves with some
             (sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH, 1),
             (sqlite3.SQLITE_LIMIT_WORKER_THREADS, 0),
         ):
@@ -159,7 +171,7 @@ class Database:
             return self.failure(error)
         finally:
             cursor.close()
-        if explained != EXPLAINED_COLUMNS or not self.guard.selects:
+        if explained != EXPLAINED_COLUMNS or not self.guard.selects or not QUERY.match(sql):
             return {"code": "refused", "reason": "the statement is no query; expected one SELECT"}
         named = {table for table, column in self.guard.reads if column}
         reads = [(table, column) for table, column in self.guard.reads if column or table not in named]
@@ -189,13 +201,39 @@ class Database:
             if len(rows) == most:
                 return {"code": "limit", "reason": f"the result has more than {most} rows of {len(columns)} columns"}
             for cell in row:
-                size += len(cell) * (2 if isinstance(cell, bytes) else 1) if isinstance(cell, str | bytes) else 8
+                size += weight(cell)
             if size > limits["result_bytes"]:
                 return {"code": "limit", "reason": f"the result has more than {limits['result_bytes']} bytes"}
             rows.append([{"b": cell.hex()} if isinstance(cell, bytes) else cell for cell in row])
             if len(rows) % 256 == 0 and time.monotonic() > self.deadline:
                 return {"code": "time", "reason": "interrupted"}
         return {"code": "ok", "columns": columns, "rows": rows}
+
+    def tables(self, _: str) -> dict[str, Any]:
+        """Name, kind and statement of each table and view, in the order in which they were made."""
+        return self.unguarded(
+            "SELECT name, type, sql FROM sqlite_master WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite\\_%' "
+            "ESCAPE '\\' AND typeof(name) = 'text' AND typeof(sql) = 'text' ORDER BY rowid"
+        )
+
+    def describe(self, table: str) -> dict[str, Any]:
+        """Columns and foreign keys of a table, by its name."""
+        name = "'" + table.replace("'", "''") + "'"
+        return self.unguarded(
+            f'SELECT name, type, pk, "notnull", hidden FROM pragma_table_xinfo({name}) WHERE hidden <> 1',
+            f'SELECT id, "table", "from", "to" FROM pragma_foreign_key_list({name}) ORDER BY id DESC, seq',
+        )
+
+    def unguarded(self, *statements: str) -> dict[str, Any]:
+        """Rows of our own statements, which read what a stranger's may not."""
+        self.guard.clear()
+        self.connection.set_authorizer(None)
+        try:
+            return {"code": "ok", "found": [self.connection.execute(sql).fetchall() for sql in statements]}
+        except Exception as error:
+            return self.failure(error)
+        finally:
+            self.connection.set_authorizer(self.guard)
 
     def failure(self, error: Exception) -> dict[str, Any]:
         """Why a statement did not compile or run."""
@@ -206,6 +244,8 @@ class Database:
             return {"code": "memory", "reason": f"it needs more than {self.limits['memory_bytes'] >> 20} MiB"}
         if "interrupted" in text:
             return {"code": "time", "reason": "interrupted"}
+        if text.startswith("Incorrect number of bindings"):
+            return {"code": "error", "reason": "the statement has parameters, for which there are no values"}
         if "one statement at a time" in text:
             return {"code": "refused", "reason": "there are several statements; expected one SELECT"}
         if text.startswith("unsafe use of"):  # by a view or a generated column
@@ -235,17 +275,31 @@ def lock_down(memory_bytes: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (total, total))
 
 
+def weight(cell: Any) -> int:
+    """Bytes of a cell in an answer."""
+    if isinstance(cell, str):
+        return len(cell) if cell.isascii() else len(cell.encode("utf-8", "surrogatepass"))
+    return 2 * len(cell) if isinstance(cell, bytes) else 8
+
+
 def allow_seconds(seconds: float) -> None:
-    """Processor time for the next statement; what follows is death, even with nobody left to kill the process."""
+    """Time for the next statement, on the clock and of the processor; what follows is death, even with nobody left to kill
+    the process."""
+    signal.setitimer(signal.ITIMER_REAL, seconds + LEFT_SECONDS)
     used = resource.getrusage(resource.RUSAGE_SELF)
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime + seconds) + 2, hard))
 
 
-def read(count: int) -> bytes:
-    """Exactly so many bytes; the process ends with its parent."""
+def read(count: int, parent: int = 0) -> bytes:
+    """Exactly so many bytes; the process ends with its parent, also where a fork of that holds the other end of the pipe."""
     parts = []
+    waiter = select.poll()
+    waiter.register(0, select.POLLIN)
     while count:
+        while parent and not waiter.poll(int(1000 * PARENT_SECONDS)):
+            if os.getppid() != parent:
+                os._exit(0)
         part = os.read(0, min(count, 1 << 20))
         if not part:
             os._exit(0)
@@ -256,7 +310,7 @@ def read(count: int) -> bytes:
 
 def packed(message: dict[str, Any]) -> bytes:
     """One message, its length first."""
-    raw = json.dumps(message).encode("ascii")
+    raw = json.dumps(message, ensure_ascii=False).encode("utf-8", "surrogatepass")
     return struct.pack("<I", len(raw)) + raw
 
 
@@ -270,7 +324,8 @@ def write(raw: bytes) -> None:
 def main() -> None:
     """Open the databases, lock the process down, answer until the parent is gone."""
     start = json.loads(read(struct.unpack("<I", read(4))[0]))
-    limits = start["limits"]
+    limits, parent = start["limits"], start["parent"]
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     cache_kib = max(64, min(4000, limits["memory_bytes"] // 8192 // len(start["databases"])))
     opened: dict[str, Database] = {}
     uri = ""
@@ -288,9 +343,9 @@ def main() -> None:
         return
     write(packed({"ready": sqlite3.sqlite_version}))
     while True:
-        request = json.loads(read(struct.unpack("<I", read(4))[0]))
+        request = json.loads(read(struct.unpack("<I", read(4, parent))[0], parent))
         database = opened[request["database"]]
-        work = database.execute if request["run"] else database.check
+        work = getattr(database, WORK[request["work"]])
         held, since = b"", time.monotonic()
         for sql in request["sql"]:
             allow_seconds(request["seconds"])
@@ -308,6 +363,7 @@ def main() -> None:
             if over:
                 sys.exit(0)
         write(held)
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 if __name__ == "__main__":

@@ -35,3 +35,24 @@ class Result(NamedTuple):
     columns: tuple[str, ...] = ()
     rows: tuple[tuple[Cell, ...], ...] = ()
     seconds: float = 0.0
+
+
+class Field(NamedTuple):
+    """A column as its table declares it: `key` is its place in the primary key from 1, or 0; `made` whether it is generated."""
+
+    name: str
+    type: str
+    key: int
+    notnull: bool
+    made: bool
+
+
+class Declared(NamedTuple):
+    """A table or view of a file, the statement that made it, its columns, and its foreign keys: number of the key, other table,
+    column here, column there or None for the other's primary key."""
+
+    name: str
+    is_view: bool
+    sql: str
+    columns: tuple[Field, ...]
+    keys: tuple[tuple[int, str, str, str | None], ...] = ()

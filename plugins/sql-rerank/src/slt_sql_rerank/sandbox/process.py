@@ -47,15 +47,22 @@ class Process:
             start_new_session=True,
         )
         self._ready = False
+        self.owed = 0
+        """Answers that were asked for and not received."""
         self._received = bytearray()
         self._most = 12 * limits.result_bytes + 32 * limits.cells + (1 << 24)  # a character takes up to 12 in JSON
         self.stop = weakref.finalize(self, _stop, self.child)
-        self.send({"databases": dict(databases), "limits": limits.message()})
+        self.send({"databases": dict(databases), "limits": limits.message(), "parent": os.getpid()})
 
     @property
     def pid(self) -> int:
         """Of the child."""
         return self.child.pid
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether the next answer will be the next question's: nothing is on its way, and nobody has stopped it."""
+        return self.owed == 0 and self.stop.alive
 
     def wait_ready(self) -> None:
         """Until its databases are open. **Raises** `DataError` where one cannot be opened."""
@@ -93,7 +100,7 @@ class Process:
             self._more(deadline)
         raw = bytes(self._received[4 : 4 + size])
         del self._received[: 4 + size]
-        return json.loads(raw)
+        return json.loads(raw.decode("utf-8", "surrogatepass"))
 
     def _more(self, deadline: float) -> None:
         assert self.child.stdout is not None

@@ -31,10 +31,38 @@ NAMES = """
 FUNCTIONS = frozenset(NAMES.split())
 """Functions that sqlglot has no type for and that read nothing but their arguments."""
 
-SWELLING = (exp.Repeat, exp.Pad, exp.GenerateSeries, exp.Rand, exp.Randn)
+REFUSED = tuple(
+    getattr(exp, name)
+    for name in ("Repeat", "Pad", "GenerateSeries", "Format", "Rand", "Randn", "CurrentVersion")
+    if hasattr(exp, name)
+)
+"""Functions that sqlglot has a type for, and that swell, draw at random, or tell about the machine."""
 WRITES = (exp.Insert, exp.Update, exp.Delete, exp.Merge, exp.Create, exp.Into, exp.Lock)
 RIGHTS = "pg_read_server_files", "pg_write_server_files", "pg_execute_server_program", "pg_write_all_data"
+CATALOGS = "pg_catalog", "information_schema", "pg_toast"
 SCHEMES = ("postgresql+psycopg", "postgresql")
+
+
+def engine_of(url: str) -> Any:
+    """A SQLAlchemy engine whose connections only read. **Raises** `DataError` for what is no URL of a PostgreSQL server."""
+    import sqlalchemy
+
+    try:
+        parsed = sqlalchemy.make_url(url)
+    except (sqlalchemy.exc.ArgumentError, ValueError):  # whose words may hold a password
+        scheme = url.partition("://")[0]
+        raise DataError(f"a URL that begins '{scheme}://' cannot be read; expected postgresql+psycopg://...") from None
+    if parsed.drivername not in SCHEMES:
+        shown = parsed.render_as_string(hide_password=True)
+        raise DataError(
+            f"{shown} is of kind '{parsed.drivername}'; a sandbox reads SQLite files (Sandbox) and PostgreSQL "
+            f"(postgresql+psycopg://...)"
+        )
+    return sqlalchemy.create_engine(
+        parsed.set(drivername="postgresql+psycopg"),
+        connect_args={"options": "-c default_transaction_read_only=on", "connect_timeout": 10},
+        pool_pre_ping=True,
+    )
 
 
 class ServerSandbox:
@@ -48,22 +76,11 @@ class ServerSandbox:
     def __init__(self, url: str, limits: Limits | None = None) -> None:
         """A SQLAlchemy URL. **Raises** `DataError` for another kind of server, one that cannot be reached, and a role that
         may do more than read tables."""
-        import sqlalchemy
         from sqlalchemy.exc import SQLAlchemyError
 
         self.limits = limits or Limits()
-        parsed = sqlalchemy.make_url(url)
-        shown = parsed.render_as_string(hide_password=True)
-        if parsed.drivername not in SCHEMES:
-            raise DataError(
-                f"{shown} is of kind '{parsed.drivername}'; a sandbox reads SQLite files (Sandbox) and PostgreSQL "
-                f"(postgresql+psycopg://...)"
-            )
-        self._engine = sqlalchemy.create_engine(
-            parsed.set(drivername="postgresql+psycopg"),
-            connect_args={"options": "-c default_transaction_read_only=on", "connect_timeout": 10},
-            pool_pre_ping=True,
-        )
+        self._engine = engine_of(url)
+        shown = self._engine.url.render_as_string(hide_password=True)
         try:
             with self._cursor(10.0) as cursor:
                 rights = ", ".join(f"pg_has_role(current_user, '{right}', 'MEMBER')" for right in RIGHTS)
@@ -146,10 +163,14 @@ class ServerSandbox:
         writes = next(query.find_all(*WRITES), None) if isinstance(query, exp.Query) else query
         if not isinstance(query, exp.Query) or writes is not None:
             return Verdict(False, "write", f"{(writes or query).key.upper()} is refused: the sandbox only reads")
-        for node in query.find_all(exp.Anonymous, *SWELLING):
+        for node in query.find_all(exp.Anonymous, *REFUSED):
             name = node.name.lower() if isinstance(node, exp.Anonymous) else node.sql_name().lower()
             if not isinstance(node, exp.Anonymous) or name not in FUNCTIONS:
                 return Verdict(False, "refused", f"function '{name}' is not on the list of allowed ones")
+        for found_table in query.find_all(exp.Table):
+            place, name = found_table.db.lower(), found_table.name
+            if place in CATALOGS or (name.lower().startswith("pg_") and name not in self.schema):
+                return Verdict(False, "refused", f"table '{name}' is not one of the database's own")
         return query
 
     @contextmanager
